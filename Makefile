@@ -1,0 +1,53 @@
+# autodim. `make` lists the targets. Python 3.11, 3.12 or 3.13; another interpreter: make study PYTHON=python3.12
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+NB     ?=
+# `make study` writes here
+STUDY  := out/exp_table3.ipynb out/results/quick.csv out/figures/exp_table3.png
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup study test site preview notebooks clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## *' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+
+setup: $(STAMP)  ## make .venv with the pinned packages and this one
+
+$(STAMP): requirements.txt setup.py settings.ini
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || \
+	  { echo "autodim needs Python 3.11, 3.12 or 3.13, not $$($(PYTHON) -V 2>&1 | tail -n 1): make setup PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/pip || { echo "Making $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
+	@echo "Installing the packages of requirements.txt (the first time a few minutes, PyTorch is large)"
+	@$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --use-pep517 --editable .
+	@touch $@
+
+study: setup  ## Table III on the embedded synthetic data
+	@mkdir -p out
+	$(BIN)/papermill nbs/exp_table3.ipynb out/exp_table3.ipynb -f configs/quick.yaml
+	@$(BIN)/python scripts/show_study.py $(STUDY)
+
+test: setup  ## all that CI checks: the house, every notebook, pytest
+	$(BIN)/pytest --quiet -m house tests/test_house.py
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --do_print --n_workers 2
+	$(BIN)/pytest --quiet tests
+
+notebooks: setup  ## run the notebooks in place and clean them; NB=nbs/02_lookup.ipynb for some
+	@$(BIN)/python scripts/run_notebooks.py $(NB)
+
+site: setup  ## the site in _site/, with Quarto
+	@command -v quarto >/dev/null || \
+	  { echo "The site needs Quarto: https://quarto.org/docs/get-started/ (without it: make preview)" >&2; exit 1; }
+	QUARTO_PYTHON=$(abspath $(BIN)/python) quarto render
+
+preview: setup  ## the same pages in _preview/, without Quarto
+	@$(BIN)/python scripts/preview.py
+
+clean:  ## remove what can be made again (not .venv, not downloaded data)
+	rm -rf _site _preview _docs _proc .quarto build *.egg-info .pytest_cache out
+	find autodim nbs scripts tests -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

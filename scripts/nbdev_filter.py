@@ -1,0 +1,134 @@
+"""Notebook filter for Quarto (`ipynb-filters`) and for `make preview`: notebook JSON on stdin, notebook JSON on stdout.
+
+nbdev's own processors do the small things (languages, `hide`, `hide_line`, `filter_stream`, ANSI colours). Left out are
+those that assume nbdev's folder layout (front matter, link rewriting) and the three that replace the source of an
+exported cell by its documentation. Here the implementation is the story: an exported cell keeps its source, in a
+fold that is open, under a heading and the signature of every public name it defines.
+"""
+import ast
+import json
+import os
+import re
+import sys
+import textwrap
+from contextlib import redirect_stdout
+
+from execnb.nbio import dict2nb, mk_cell, nb2dict
+from nbdev.process import NBProcessor, Processor
+from nbdev.processors import (clean_magics, filter_stream_, hide_, hide_line, populate_language, rm_header_dash,
+                              strip_ansi, strip_hidden_metadata)
+
+EXPORTS = {"export", "exports", "exporti"}
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def is_exported(cell) -> bool:
+    """Whether nbdev writes this cell into the module."""
+    return cell.cell_type == "code" and bool(EXPORTS & cell.directives_.keys())
+
+
+def constructor(node: ast.ClassDef) -> str:
+    """The arguments a class is called with: of `__init__`, else the annotated fields of a dataclass or NamedTuple."""
+    for item in node.body:
+        if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+            return ast.unparse(item.args).removeprefix("self").removeprefix(", ")
+    return ", ".join(ast.unparse(item) for item in node.body if isinstance(item, ast.AnnAssign))
+
+
+def signature(node: ast.AST) -> str:
+    """The definition without its body: `auc(labels: Tensor, scores: Tensor) -> float`."""
+    if isinstance(node, ast.ClassDef):
+        bases = ", ".join(ast.unparse(base) for base in node.bases)
+        head, arguments = f"class {node.name}({bases})" if bases else f"class {node.name}", constructor(node)
+        return f"{head}\n{wrap(f'{node.name}({arguments})')}" if arguments else head
+    result = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    return wrap(f"{node.name}({ast.unparse(node.args)}){result}")
+
+
+def wrap(call: str) -> str:
+    """Break a long call between its arguments, so that no reader has to scroll sideways."""
+    glued = call.replace(": ", ":\N{NO-BREAK SPACE}")  # a name stays beside its type
+    indent = " " * (call.index("(") + 1)
+    lines = textwrap.fill(glued, 88, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return lines.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def plain(text: str) -> str:
+    """Escape what Markdown would take for markup (`x^2 * y_i`), except inside backticks."""
+    parts = re.split(r"(`[^`]*`)", text)
+    return "".join(part if part.startswith("`") else re.sub(r"([*^~<>_|])", r"\\\1", part) for part in parts)
+
+
+def card(node: ast.AST) -> str:
+    """Markdown for one public definition: heading, signature, first paragraph of the docstring."""
+    first = plain((ast.get_docstring(node) or "").split("\n\n")[0])
+    return f"### `{node.name}`\n\n```python\n{signature(node)}\n```\n\n{first}".rstrip()
+
+
+def fold(cell, state: str, summary: str) -> None:
+    """Put the cell's code into a fold that is open (`show`) or closed (`true`)."""
+    cell.source = f'#| code-fold: {state}\n#| code-summary: "{summary}"\n{cell.source}'
+
+
+def fold_imports(cell):
+    """Close the fold over a cell of imports alone: needed to run the page, seldom to follow it."""
+    body = cell.parsed_() if cell.cell_type == "code" else None
+    only_imports = body and all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in body)
+    if only_imports and "echo:" not in cell.directives_:
+        fold(cell, "true", "Imports of the module" if is_exported(cell) else "Imports of this page")
+        cell.directives_ = {}
+
+
+class show_exports(Processor):
+    """Put the signatures above each exported cell, and its source into an open fold."""
+
+    def begin(self):
+        cells = []
+        for cell in self.nb.cells:
+            if is_exported(cell):
+                public = [node for node in ast.parse(cell.source).body
+                          if isinstance(node, DEFINITIONS) and not node.name.startswith("_")]
+                cells += [mk_cell(card(node), "markdown", id=f"{cell.id}-{node.name}") for node in public]
+                fold(cell, "show", "Source")
+            cells.append(cell)
+        self.nb.cells = cells
+
+
+def spell_tag(cell):
+    """Write an equation's number as text: MathML in browsers knows no `\\tag`."""
+    if cell.cell_type == "markdown":
+        cell.source = re.sub(r"\\tag\{([^{}]*)\}", r"\\qquad \\text{(\1)}", cell.source)
+
+
+def drop_empty(cell):
+    """Remove cells of directives alone, such as `#| default_exp data`."""
+    lines = cell.source.splitlines()
+    if cell.cell_type == "code" and all(not line.strip() or line.lstrip().startswith("#|") for line in lines):
+        del cell["source"]
+
+
+PROCESSORS = [populate_language, strip_ansi, hide_line, filter_stream_, hide_, rm_header_dash, drop_empty,
+              spell_tag, fold_imports, show_exports, clean_magics, strip_hidden_metadata]
+
+
+def filter_notebook(text: str) -> str:
+    """Filter one notebook given as JSON; raises ValueError when the text is no notebook."""
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"stdin is not a notebook: {error}") from None
+    if "cells" not in document:
+        raise ValueError('stdin is not a notebook: no "cells"')
+    notebook = dict2nb(document)
+    with open(os.devnull, "w", encoding="utf-8") as quiet, redirect_stdout(quiet):
+        NBProcessor(nb=notebook, procs=PROCESSORS).process()
+    return json.dumps(nb2dict(notebook), ensure_ascii=False, indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    for stream in (sys.stdin, sys.stdout):
+        stream.reconfigure(encoding="utf-8")
+    try:
+        sys.stdout.write(filter_notebook(sys.stdin.read()))
+    except ValueError as error:
+        sys.exit(f"nbdev_filter: {error}")

@@ -1,0 +1,458 @@
+"""The rules of the house: notebooks, the modules they export, and the site stay in step.
+
+Each rule is a function from a repository's root to a list of complaints. It has to be silent on this repository and
+to speak up on a small one in which exactly that rule is broken.
+"""
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+from configparser import ConfigParser
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+import yaml
+
+BIN = Path(sys.executable).parent
+DEFAULT_EXP = re.compile(r"^#\|\s*default_exp\s+(\S+)", re.MULTILINE)
+EXPORT = re.compile(r"^#\|\s*exports?\s*$", re.MULTILINE)
+QUARTO_OPTION = re.compile(r"#\| (code-fold|code-summary|echo|output|eval|label|fig-cap|fig-alt|tbl-cap|warning): ")
+MAX_LINE = 120
+MAX_CELL = 60
+# distribution name -> import name, where they differ
+IMPORT_NAMES = {"PyYAML": "yaml", "scikit-learn": "sklearn"}
+
+
+# ---------------------------------------------------------------- reading
+
+def notebooks(root: Path) -> list[Path]:
+    return sorted((root / "nbs").glob("*.ipynb"))
+
+
+def components(root: Path) -> list[Path]:
+    return [path for path in notebooks(root) if path.name[:2].isdigit()]
+
+
+def cells(path: Path, kind: str = "code") -> list[str]:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    return ["".join(cell["source"]) for cell in document["cells"] if cell["cell_type"] == kind]
+
+
+def outputs(path: Path) -> list[dict]:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    return [output for cell in document["cells"] for output in cell.get("outputs", [])]
+
+
+def module_of(path: Path) -> str | None:
+    match = DEFAULT_EXP.search("\n".join(cells(path)))
+    return match[1] if match else None
+
+
+def parse(code: str) -> ast.Module:
+    """A cell's syntax tree; lines of magics are left out."""
+    return ast.parse("\n".join(line for line in code.splitlines() if not line.lstrip().startswith(("%", "!"))))
+
+
+def package_imports(tree: ast.Module, package: str = "autodim") -> set[str]:
+    """Modules of this package that the code imports, absolute or relative."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {name.name.split(".")[1] for name in node.names if name.name.startswith(package + ".")}
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            found |= {node.module} if node.module else {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == package:
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(package + "."):
+            found.add(node.module.split(".")[1])
+    return found
+
+
+def settings(root: Path) -> dict[str, str]:
+    parser = ConfigParser()
+    parser.read(root / "settings.ini", encoding="utf-8")
+    return dict(parser["DEFAULT"])
+
+
+def working_copy(root: Path, folder: Path) -> Path:
+    """A copy of what nbdev reads and writes."""
+    folder.mkdir()
+    for name in ("nbs", "autodim"):
+        shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    shutil.copy(root / "settings.ini", folder)
+    return folder
+
+
+# ---------------------------------------------------------------- the rules
+
+def not_in_step(root: Path, copy: Path) -> list[str]:
+    """autodim/ is what nbdev_export makes of nbs/."""
+    working_copy(root, copy)
+    subprocess.run([BIN / "nbdev_export"], cwd=copy, check=True, capture_output=True)
+    before = {path.name: path.read_text() for path in (root / "autodim").glob("*.py")}
+    after = {path.name: path.read_text() for path in (copy / "autodim").glob("*.py")}
+    return [f"autodim/{name} differs from its notebook: run nbdev_export"
+            for name in sorted(before | after) if before.get(name) != after.get(name)]
+
+
+def stale_modules(root: Path) -> list[str]:
+    """Every module has its notebook: nbdev_export leaves the module of a deleted notebook behind."""
+    exported = {module_of(path) for path in notebooks(root)}
+    here = {path.stem for path in (root / "autodim").glob("*.py")} - {"__init__", "_modidx"}
+    return [f"autodim/{name}.py has no notebook: delete it" for name in sorted(here - exported)]
+
+
+def not_clean(root: Path, copy: Path) -> list[str]:
+    """nbdev_clean has nothing to do, and no output changes from run to run or names somebody's folder."""
+    working_copy(root, copy)
+    subprocess.run([BIN / "nbdev_clean"], cwd=copy, check=True, capture_output=True)
+    found = [f"{path.name}: run nbdev_clean" for path in notebooks(root)
+             if path.read_bytes() != (copy / "nbs" / path.name).read_bytes()]
+    for path in notebooks(root):
+        text = "".join("".join(output.get("text", "")) + "".join(output.get("data", {}).get("text/plain", ""))
+                       for output in outputs(path))
+        for pattern in (r" at 0x[0-9a-f]+", r"(?<![\w.])/(?:home|root|tmp|Users)/\S+"):
+            found += [f"{path.name}: output with {match!r}" for match in re.findall(pattern, text)]
+        if any(output.get("name") == "stderr" or output["output_type"] == "error" for output in outputs(path)):
+            found.append(f"{path.name}: output on stderr")
+    return found
+
+
+def not_executed(root: Path) -> list[str]:
+    """Component notebooks carry their pictures and tables."""
+    return [f"{path.name} has no outputs: run make notebooks" for path in components(root) if not outputs(path)]
+
+
+def backward_imports(root: Path) -> list[str]:
+    """A numbered notebook imports only from lower numbers; so data flows one way."""
+    number = {module_of(path): path.name[:2] for path in components(root)}
+    found = []
+    for path in components(root):
+        own = path.name[:2]
+        for name in sorted(set().union(*(package_imports(parse(code)) for code in cells(path)))):
+            if number.get(name, "99") >= own:
+                found.append(f"{path.name} imports autodim.{name} ({number.get(name, 'no numbered notebook')})")
+    return found
+
+
+def misnamed(root: Path) -> list[str]:
+    """NN_name.ipynb exports name, opens with `# name` and a one-line purpose; experiments export nothing."""
+    found = []
+    for path in notebooks(root):
+        module, numbered = module_of(path), path.name[:2].isdigit()
+        head = cells(path, "markdown")[0].splitlines()
+        if module != (path.stem[3:] if numbered else None):
+            found.append(f"{path.name} exports {module}")
+        if numbered and not (head[0] == f"# {module}" and re.search(r"^> .+", "\n".join(head), re.MULTILINE)):
+            found.append(f"{path.name}: the first cell is not '# {module}' and '> purpose'")
+    return found
+
+
+def unshaped_cells(root: Path) -> list[str]:
+    """Cells stay small, and imports stand apart (nbdev runs such cells when it builds documentation)."""
+    found = []
+    for path in notebooks(root):
+        for code in cells(path):
+            first = code.splitlines()[0]
+            if re.search(r"^#\|\s*(export\w*|hide|default_exp)\s*:", code, re.MULTILINE):
+                found.append(f"{path.name}: directive with a colon: {first}")
+            found += [f"{path.name}: {len(line)} columns: {line[:60]}" for line in code.splitlines()
+                      if len(line) > MAX_LINE]
+            if EXPORT.search(code) and len(code.splitlines()) > MAX_CELL:
+                found.append(f"{path.name}: exported cell of {len(code.splitlines())} lines: {code.splitlines()[1]}")
+            body = parse(code).body
+            imports = [node for node in body if isinstance(node, (ast.Import, ast.ImportFrom))]
+            if EXPORT.search(code) and imports and len(imports) < len(body):
+                found.append(f"{path.name}: imports beside other code: {code.splitlines()[1]}")
+            found += [f"{path.name}: star import from {node.module}" for node in imports
+                      if any(name.name == "*" for name in node.names)]
+    return found
+
+
+def unproved(root: Path) -> list[str]:
+    """Every exported public definition has a docstring, and an assertion within the next three code cells."""
+    found = []
+    for path in components(root):
+        codes = cells(path)
+        for i, code in enumerate(codes):
+            if not EXPORT.search(code):
+                continue
+            following = [other for other in codes[i + 1:] if not EXPORT.search(other)][:3]
+            proved = any(re.search(r"\bassert\b|\btest_\w+\(", other) for other in following)
+            for node in parse(code).body:
+                if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith("_"):
+                    continue
+                if not ast.get_docstring(node):
+                    found.append(f"{path.name}: {node.name} has no docstring")
+                if not proved:
+                    found.append(f"{path.name}: no assertion in the three code cells after {node.name}")
+    return found
+
+
+def not_on_site(root: Path) -> list[str]:
+    """Every notebook is rendered and stands in the sidebar, once; the sidebar names no other."""
+    config = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))
+    listed = [entry["href"] for block in config["website"]["sidebar"]["contents"] for entry in block["contents"]]
+    here = [f"nbs/{path.name}" for path in notebooks(root)]
+    found = [f"_quarto.yml: {href} does not exist" for href in sorted(set(listed) - set(here))]
+    found += [f"_quarto.yml: {href} is not in the sidebar" for href in sorted(set(here) - set(listed))]
+    found += [f"_quarto.yml: {href} is listed twice" for href in sorted(set(listed)) if listed.count(href) > 1]
+    found += [f"_quarto.yml: {href} is not rendered" for href in here
+              if not any(fnmatch(href, pattern) for pattern in config["project"]["render"])]
+    return found
+
+
+def undeclared(root: Path) -> list[str]:
+    """What the package imports is in settings.ini, and what settings.ini names is pinned in requirements.txt."""
+    lines = [line.strip() for line in (root / "requirements.txt").read_text().splitlines()]
+    pins = [line for line in lines if line and not line.startswith("#")]
+    found = [f"requirements.txt: {line} is not an exact pin" for line in pins
+             if not re.fullmatch(r"[\w.-]+==[\w.]+", line)]
+    pinned = {line.split("==")[0].lower() for line in pins}
+    named = {key: [re.split(r"[<>=]", item)[0] for item in settings(root)[key].split()]
+             for key in ("requirements", "test_requirements", "dev_requirements")}
+    found += [f"requirements.txt lacks {name} of settings.ini" for names in named.values() for name in names
+              if name.lower() not in pinned]
+    known = {IMPORT_NAMES.get(name, name) for name in named["requirements"]} | {"autodim", *sys.stdlib_module_names}
+    for path in sorted((root / "autodim").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [item.name for item in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            found += [f"autodim/{path.name} imports {name}, which settings.ini does not require"
+                      for name in names if name.split(".")[0] not in known]
+    return found
+
+
+def versions_apart(root: Path) -> list[str]:
+    """One version: settings.ini, autodim/__init__.py, CITATION.cff."""
+    version = settings(root)["version"]
+    places = {"autodim/__init__.py": f'__version__ = "{version}"', "CITATION.cff": f"version: {version}"}
+    return [f"{name} does not say version {version}" for name, text in places.items()
+            if text not in (root / name).read_text()]
+
+
+def filter_notebook(path: Path) -> subprocess.CompletedProcess:
+    """Run the filter as Quarto does: the notebook on stdin, in the notebook's folder."""
+    script = Path(__file__).resolve().parents[1] / "scripts" / "nbdev_filter.py"
+    return subprocess.run([sys.executable, script], input=path.read_text(encoding="utf-8"), cwd=path.parent,
+                          capture_output=True, text=True)
+
+
+def unreadable_page(path: Path) -> list[str]:
+    """The filter gives a notebook; exported source and signatures are in it, nbdev's directives are not."""
+    result = filter_notebook(path)
+    if result.returncode:
+        return [f"{path.name}: filter failed: {result.stderr.strip()}"]
+    page = json.loads(result.stdout)
+    sources = ["".join(cell["source"]) for cell in page["cells"]]
+    found = []
+    if not {"cells", "metadata", "nbformat", "nbformat_minor"} <= page.keys():
+        found.append(f"{path.name}: the filter's output is no notebook")
+    directives = [line for cell, source in zip(page["cells"], sources) if cell["cell_type"] == "code"
+                  for line in source.splitlines() if line.startswith("#|")]
+    found += [f"{path.name}: visible directive {line}" for line in directives
+              if not QUARTO_OPTION.match(line)]
+    shown = "\n".join(sources)
+    for code in (code for code in cells(path) if EXPORT.search(code)):
+        body = "\n".join(line for line in code.splitlines() if not line.startswith("#|")).strip()
+        if body not in shown:
+            found.append(f"{path.name}: exported source is not shown: {body.splitlines()[0]}")
+        for node in parse(code).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+                if f"### `{node.name}`" not in shown:
+                    found.append(f"{path.name}: no heading for {node.name}")
+    return found
+
+
+# ---------------------------------------------------------------- this repository keeps them
+
+PLAIN_RULES = [stale_modules, backward_imports, misnamed, unshaped_cells, unproved, not_on_site, undeclared,
+               versions_apart, not_executed]
+COPY_RULES = [not_in_step, not_clean]
+
+
+@pytest.mark.house
+@pytest.mark.parametrize("rule", PLAIN_RULES, ids=lambda rule: rule.__name__)
+def test_rule(rule, root):
+    complaints = rule(root)
+    assert not complaints, "\n" + "\n".join(complaints)
+
+
+@pytest.mark.house
+@pytest.mark.parametrize("rule", COPY_RULES, ids=lambda rule: rule.__name__)
+def test_rule_with_nbdev(rule, root, tmp_path):
+    complaints = rule(root, tmp_path / "copy")
+    assert not complaints, "\n" + "\n".join(complaints)
+
+
+NOTEBOOKS = notebooks(Path(__file__).resolve().parents[1])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_page_is_readable(path):
+    complaints = unreadable_page(path)
+    assert not complaints, "\n" + "\n".join(complaints)
+
+
+def test_preview_shows_every_page_without_a_network(root, tmp_path):
+    import preview
+    pages = preview.render(tmp_path, root)
+    assert {page.stem for page in pages} == {path.stem for path in notebooks(root)}
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"""(?:<script|<link)\b|(?:src|url\()=?["']?https?:""", text), page.name
+        assert not re.search(r"\$\$|\\begin\{", re.sub(r"(?s)<pre.*?</pre>|<code.*?</code>", "", text)), page.name
+
+
+EXPERIMENTS = [path for path in NOTEBOOKS if path.stem.startswith("exp_")]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiment_runs_through_papermill(path, root, tmp_path):
+    """The quick configuration, all its files in a temporary folder, and the committed ones untouched."""
+    watched = [entry for name in ("results", "figures", "nbs") for entry in (root / name).rglob("*") if entry.is_file()]
+    before = {entry: entry.stat().st_mtime_ns for entry in watched}
+    executed = tmp_path / path.name
+    command = [BIN / "papermill", path, executed, "-f", root / "configs" / "quick.yaml", "-p", "out", tmp_path]
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert list((tmp_path / "results").glob("*.csv")) and list((tmp_path / "figures").glob("*.png"))
+    assert {entry: entry.stat().st_mtime_ns for entry in before} == before
+
+
+@pytest.mark.house
+def test_readme_commands_exist(root):
+    """Each `make` target that the README names is one of the Makefile's."""
+    targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z]+)", (root / "README.md").read_text()))
+    assert {"study", "test"} <= named <= targets
+
+
+# ---------------------------------------------------------------- each rule speaks up when it is broken
+
+def write_notebook(path: Path, *sources: str, output: str = "1\n") -> None:
+    """A clean notebook of these cells; a source that starts with '# ' is prose. The last code cell has an output."""
+    made = []
+    for i, source in enumerate(sources):
+        cell = {"cell_type": "code", "execution_count": None, "id": f"c{i}", "metadata": {}, "outputs": [],
+                "source": source.splitlines(keepends=True)}
+        if source.startswith("# "):
+            cell = {"cell_type": "markdown", "id": f"c{i}", "metadata": {}, "source": cell["source"]}
+        made.append(cell)
+    code = [cell for cell in made if cell["cell_type"] == "code"]
+    if code and output:
+        code[-1]["outputs"] = [{"name": "stdout", "output_type": "stream", "text": [output]}]
+    document = {"cells": made, "metadata": {"kernelspec": {"display_name": "python3", "language": "python",
+                "name": "python3"}}, "nbformat": 4, "nbformat_minor": 5}
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def component(name: str, imports: str, function: str = "", test: str = "") -> list[str]:
+    function = function or f'def {name}_size(x: int) -> int:\n    """Eq. 0: the size of x."""\n    return x'
+    return [f"# {name}\n\n> What {name} is for.", f"#| default_exp {name}", f"#| export\n{imports}",
+            f"#| export\n{function}", test or f"assert {name}_size(1) == 1"]
+
+
+@pytest.fixture(scope="module")
+def small_original(tmp_path_factory, root) -> Path:
+    """A repository of two components and a front page that keeps every rule."""
+    folder = tmp_path_factory.mktemp("house") / "small"
+    (folder / "nbs").mkdir(parents=True)
+    write_notebook(folder / "nbs/00_alpha.ipynb", *component("alpha", "import math"))
+    write_notebook(folder / "nbs/01_beta.ipynb", *component("beta", "from autodim.alpha import alpha_size"))
+    write_notebook(folder / "nbs/index.ipynb", "# Front\n", "print(1)")
+    for name in ("settings.ini", "requirements.txt", "CITATION.cff"):
+        shutil.copy(root / name, folder)
+    site = {"project": {"render": ["nbs/index.ipynb", "nbs/*.ipynb"]}, "website": {"sidebar": {"contents": [
+        {"section": "All", "contents": [{"text": name, "href": f"nbs/{name}.ipynb"}
+                                        for name in ("index", "00_alpha", "01_beta")]}]}}}
+    (folder / "_quarto.yml").write_text(yaml.safe_dump(site))
+    (folder / "autodim").mkdir()
+    subprocess.run([BIN / "nbdev_export"], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def small(small_original, tmp_path) -> Path:
+    """A copy of the small repository, to be broken."""
+    return shutil.copytree(small_original, tmp_path / "small")
+
+
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def edit(name: str, old: str, new: str):
+    """A damage: replace text in one file of the small repository."""
+    return lambda root: change(root / name, old, new)
+
+
+ALPHA, FRONT = "nbs/00_alpha.ipynb", "nbs/index.ipynb"
+BROKEN = {
+    "module edited by hand": (not_in_step, edit("autodim/alpha.py", "return x", "return x + 1"), "alpha.py"),
+    "notebook not exported": (not_in_step, edit(ALPHA, "return x", "return x + 1"), "alpha.py"),
+    "notebook deleted": (stale_modules, lambda r: (r / "nbs/01_beta.ipynb").unlink(), "autodim/beta.py"),
+    "execution count": (not_clean, edit(ALPHA, '"execution_count": null', '"execution_count": 7'),
+        "nbdev_clean"),
+    "path in an output": (not_clean, edit(FRONT, '"1\\n"', '"/home/me/x\\n"'), "/home/me"),
+    "stderr in an output": (not_clean, edit(FRONT, '"stdout"', '"stderr"'), "stderr"),
+    "never run": (not_executed, lambda r: write_notebook(r / "nbs/00_alpha.ipynb", *component("alpha", "import math"),
+                                                         output=""), "00_alpha"),
+    "import from above": (backward_imports, edit(ALPHA, "import math", "from autodim.beta import beta_size"),
+        "autodim.beta (01)"),
+    "relative import from above": (backward_imports, edit(ALPHA, "import math", "from .beta import beta_size"),
+        "autodim.beta"),
+    "wrong title": (misnamed, edit(ALPHA, "# alpha", "# Alphabet"), "00_alpha"),
+    "front page exports": (misnamed, edit(FRONT, "print(1)", "#| default_exp x"), "exports x"),
+    "long line": (unshaped_cells, edit(FRONT, "print(1)", "x = " + "1" * MAX_LINE), "columns"),
+    "colon": (unshaped_cells, edit(ALPHA, "#| export", "#| export:"), "colon"),
+    "star import": (unshaped_cells, edit(ALPHA, "import math", "from math import *"), "star"),
+    "long cell": (unshaped_cells, lambda r: write_notebook(r / "nbs/00_alpha.ipynb", *component(
+        "alpha", "import math", "def alpha_size(x):\n" + "    x += 1\n" * 70)), "exported cell of"),
+    "mixed imports": (unshaped_cells, edit(ALPHA, "def alpha_size", "import re\\n\",\n    \"def alpha_size"),
+        "imports beside"),
+    "no assertion": (unproved, edit(ALPHA, "assert alpha_size(1) == 1", "alpha_size(1)"), "no assertion"),
+    "no docstring": (unproved, edit(ALPHA, '\\"\\"\\"Eq. 0: the size of x.\\"\\"\\"', "pass"), "no docstring"),
+    "not in the sidebar": (not_on_site, edit("_quarto.yml", "href: nbs/01_beta.ipynb", "href: nbs/index.ipynb"),
+        "01_beta.ipynb is not in"),
+    "not rendered": (not_on_site, edit("_quarto.yml", "- nbs/*.ipynb", "- nbs/exp_*.ipynb"), "not rendered"),
+    "loose requirement": (undeclared, edit("requirements.txt", "tqdm==", "tqdm>="), "tqdm"),
+    "undeclared import": (undeclared, edit("autodim/alpha.py", "import math", "import polars"), "polars"),
+    "version": (versions_apart, edit("settings.ini", "version = 0.1.0", "version = 0.2.0"), "CITATION"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_rule_is_noticed(name, small, tmp_path):
+    rule, damage, expected = BROKEN[name]
+    def complaints(copy: str) -> list[str]:
+        return rule(small, tmp_path / copy) if rule in COPY_RULES else rule(small)
+
+    assert complaints("before") == []
+    damage(small)
+    assert expected in "\n".join(complaints("after"))
+
+
+def test_broken_page_is_noticed(small, monkeypatch):
+    path = small / "nbs/00_alpha.ipynb"
+    complaints = unreadable_page(path)
+    assert not complaints, "\n" + "\n".join(complaints)
+    shown = filter_notebook(path).stdout
+    for old, new in (("    return x", "    ..."), ("#| code-fold: show", "#| export"), ("### `alpha_size`", "")):
+        assert old in shown
+        damaged = subprocess.CompletedProcess([], 0, stdout=shown.replace(old, new), stderr="")
+        monkeypatch.setattr(sys.modules[__name__], "filter_notebook", lambda _: damaged)
+        assert unreadable_page(path) != []
+
+
+@pytest.mark.parametrize("text", ["", "{}", "not json"])
+def test_filter_refuses_what_is_no_notebook(text, tmp_path):
+    (tmp_path / "x.ipynb").write_text(text)
+    result = filter_notebook(tmp_path / "x.ipynb")
+    assert result.returncode != 0 and result.stderr.startswith("nbdev_filter: stdin is not a notebook")
+    assert len(result.stderr.splitlines()) == 1
