@@ -28,7 +28,6 @@ $(STAMP): requirements.txt setup.py settings.ini
 	@touch $@
 
 study: setup  ## Table III on the embedded synthetic data
-	@mkdir -p out
 	$(BIN)/papermill nbs/exp_table3.ipynb out/exp_table3.ipynb -f configs/quick.yaml
 	@$(BIN)/python scripts/show_study.py $(STUDY)
 
@@ -49,5 +48,6 @@ preview: setup  ## the same pages in _preview/, without Quarto
 	@$(BIN)/python scripts/preview.py
 
 clean:  ## remove what can be made again (not .venv, not downloaded data)
-	rm -rf _site _preview _docs _proc .quarto build *.egg-info .pytest_cache out
+	rm -rf _site _preview _docs _proc .quarto build *.egg-info .pytest_cache
+	find out -mindepth 1 ! -name .gitignore -delete
 	find autodim nbs scripts tests -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

@@ -42,7 +42,7 @@ def gumbel_softmax(
 
 # %% ../nbs/04_selection.ipynb #574b622b
 class Selection(nn.Module):
-    """The architectural weights α = softmax of a trainable vector for each field (Section III-B), and samples from them.
+    """The architectural weights α, softmax of a trainable vector for each field (Section III-B), and samples.
 
     Args:
         candidates: which candidate dimensions each of the M fields may take.

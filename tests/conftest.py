@@ -2,7 +2,11 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+
+from autodim.data import Data, Part, Vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -16,3 +20,19 @@ def pytest_configure(config):
 def root() -> Path:
     """The root of the repository."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def make_data():
+    """A factory of small encoded tables: each value of each field has an effect on the label's logit."""
+    def make(sizes=(5, 9, 4, 30), rows=(300, 120, 120), seed=0, effect=1.5) -> Data:
+        rng = np.random.default_rng(seed)
+        ids = np.stack([rng.integers(0, size, sum(rows)) for size in sizes], 1)
+        logits = sum(effect * rng.normal(size=size)[ids[:, m]] for m, size in enumerate(sizes))
+        labels = rng.random(len(ids)) < 1 / (1 + np.exp(-logits))
+        ends = np.cumsum(rows)[:-1]
+        parts = [Part(torch.tensor(i, dtype=torch.int32), torch.tensor(y, dtype=torch.float32))
+                 for i, y in zip(np.split(ids, ends), np.split(labels, ends))]
+        vocabularies = tuple(Vocabulary(f"field {m}", np.arange(1, size)) for m, size in enumerate(sizes))
+        return Data("small", vocabularies, *parts, fingerprint="0" * 16)
+    return make

@@ -65,7 +65,7 @@ def package_imports(tree: ast.Module, package: str = "autodim") -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.level:
             found |= {node.module} if node.module else {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module == package:
-            found |= {name.name for name in node.names}
+            found |= {name.name for name in node.names} - {"__version__"}
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(package + "."):
             found.add(node.module.split(".")[1])
     return found

@@ -1,0 +1,268 @@
+"""autodim.data against encoders, splits and buckets written as plain loops over Python objects."""
+import hashlib
+import math
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from autodim.data import (
+    DataError, Part, Split, batches, chronological_split, criteo_buckets, downsample_negatives, encode_table,
+    fit_vocabulary, quantile_edges, random_split,
+)  # fmt: skip
+
+
+def missing(value):
+    return value is None or value is pd.NA or value != value
+
+
+def oracle_ids(train, rows, min_count):
+    """The rule of 00_data as dictionaries: own ids in the order of values, then missing; the dummy is 0."""
+    counts = Counter(None if missing(v) else v for v in train)
+    kept = sorted(v for v, c in counts.items() if v is not None and c >= min_count)
+    ids = {value: i for i, value in enumerate(kept, 1)}
+    if counts[None] >= max(min_count, 1):
+        ids[None] = len(kept) + 1
+    return [ids.get(None if missing(v) else v, 0) for v in rows], 1 + len(ids)
+
+
+def random_column(rng, kind):
+    n = int(rng.integers(1, 60))
+    values = rng.zipf(1.5, n).clip(max=9)
+    holes = rng.random(n) < rng.choice([0, 0.2, 1.0], p=[0.4, 0.5, 0.1])
+    made = {"str": [f"v{v}" for v in values], "int": values.tolist(), "float": [float(v) for v in values]}
+    column = [None if hole else v for v, hole in zip(made[kind.split("-")[0]], holes)]
+    dtypes = {"str": None, "int": "Int64", "float": "float64", "int-object": object, "str-category": "category"}
+    return column, pd.Series(column, dtype=dtypes[kind], name="field")
+
+
+@pytest.mark.parametrize("kind", ["str", "int", "float", "int-object", "str-category"])
+def test_vocabulary_equals_a_loop(kind):
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        values, column = random_column(rng, kind)
+        n_train, min_count = int(rng.integers(1, len(values) + 1)), int(rng.integers(1, 5))
+        vocabulary = fit_vocabulary(column.iloc[:n_train], min_count)
+        expected, cardinality = oracle_ids(values[:n_train], values, min_count)
+        ids = vocabulary.encode(column)
+        assert ids.dtype == np.int64 and ids.tolist() == expected
+        assert vocabulary.cardinality == cardinality
+
+
+def test_values_of_several_types_each_have_an_id():
+    column = pd.Series(["a", 1, 2.5, "a", None, ("x", 1)], dtype=object)
+    ids = fit_vocabulary(column).encode(column).tolist()
+    assert len(set(ids)) == 5 and ids[0] == ids[3] and 0 not in ids
+
+
+def test_a_column_may_change_its_type_after_fitting():
+    """Integers become floats as soon as pandas meets a hole; the ids must not move."""
+    vocabulary = fit_vocabulary(pd.Series([5, 7, 5]))
+    assert vocabulary.encode(pd.Series([7.0, np.nan, 5.0])).tolist() == [2, 0, 1]
+    strings = fit_vocabulary(pd.Series(["x", "y"], dtype="category"))
+    assert strings.encode(pd.Series(["y", "new", "x"], dtype="category")).tolist() == [2, 0, 1]
+
+
+def criteo_loop(v):
+    if v is None or v != v:
+        return None
+    return math.floor(math.log(v) ** 2) if v > 2 else int(v)
+
+
+def test_criteo_rule_equals_a_loop():
+    values = np.r_[np.arange(-5, 3000), 2.0001, -0.7, 1.9, 1e9]
+    assert criteo_buckets(values).tolist() == [criteo_loop(v) for v in values.tolist()]
+
+
+def test_criteo_column_equals_a_loop():
+    rng = np.random.default_rng(1)
+    values = [None if rng.random() < 0.2 else int(v) for v in np.exp(rng.normal(2, 2, 500)).round() - 2]
+    column, train = pd.Series(values, name="I1", dtype="Int64"), 300
+    buckets = [criteo_loop(v) for v in values]
+    expected, cardinality = oracle_ids(buckets[:train], buckets, min_count=3)
+    vocabulary = fit_vocabulary(column[:train], min_count=3, buckets="criteo")
+    assert (vocabulary.encode(column).tolist(), vocabulary.cardinality) == (expected, cardinality)
+
+
+@pytest.mark.parametrize("q", [1, 2, 5, 20])
+def test_quantiles_equal_a_loop(q):
+    rng = np.random.default_rng(q)
+    values = np.where(rng.random(400) < 0.1, np.nan, rng.exponential(size=400).round(1))
+    train = values[:250]
+    cuts = sorted({float(np.quantile(train[~np.isnan(train)], k / q)) for k in range(1, q)})
+    buckets = [None if v != v else sum(v >= cut for cut in cuts) for v in values.tolist()]
+    expected, cardinality = oracle_ids(buckets[:250], buckets, min_count=1)
+    vocabulary = fit_vocabulary(pd.Series(train, name="x"), buckets=q)
+    assert list(vocabulary.edges) == pytest.approx(cuts)
+    assert (vocabulary.encode(pd.Series(values)).tolist(), vocabulary.cardinality) == (expected, cardinality)
+
+
+def test_quantile_buckets_are_balanced():
+    counts = np.bincount(fit_vocabulary(pd.Series(np.arange(1000.0)), buckets=8).encode(pd.Series(np.arange(1000.0))))
+    assert counts.tolist() == [0] + [125] * 8
+    assert quantile_edges(np.array([np.nan]), 4) == ()
+
+
+def small_table(n=200, seed=0):
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame({
+        "site": rng.choice(list("abcdefgh"), n), "age": rng.integers(0, 90, n), "price": rng.exponential(size=n),
+        "shop": pd.Series(rng.choice(["x", "y", None], n), dtype="category"), "label": rng.integers(0, 2, n),
+    })  # fmt: skip
+
+
+def test_encode_table_equals_a_loop_for_any_index():
+    frame = small_table()
+    split = random_split(len(frame), seed=3)
+    data = encode_table(frame, split, min_count=2, buckets={"price": 4})
+    prices = frame.price.to_numpy()
+    cuts = [np.quantile(prices[split.train], k / 4) for k in (1, 2, 3)]
+    plain = {c: frame[c].tolist() for c in ("site", "age", "shop")}
+    plain["price"] = [sum(v >= cut for cut in cuts) for v in prices]
+    for m, field in enumerate(data.fields):
+        ids, cardinality = oracle_ids([plain[field][i] for i in split.train], plain[field], min_count=2)
+        assert data.cardinalities[m] == cardinality
+        for part, rows in zip((data.train, data.val, data.test), split):
+            assert part.ids[:, m].tolist() == [ids[i] for i in rows]
+            assert part.labels.tolist() == [frame.label.iloc[i] for i in rows]
+    shuffled = frame.set_index(np.random.default_rng(0).permutation(len(frame)))
+    assert encode_table(shuffled, split, min_count=2, buckets={"price": 4}).fingerprint == data.fingerprint
+
+
+def test_validation_and_test_rows_do_not_reach_the_vocabularies():
+    frame = small_table()
+    split = random_split(len(frame), seed=0)
+    data, other = encode_table(frame, split, buckets={"price": 4}), frame.copy()
+    rows = np.concatenate([split.val, split.test])
+    other.loc[rows, "site"], other.loc[rows, "price"], other.loc[rows, "age"] = "unseen", 1e6, -1
+    again = encode_table(other, split, buckets={"price": 4})
+    assert again.train.ids.equal(data.train.ids) and again.cardinalities == data.cardinalities
+    assert (again.test.ids[:, 0] == 0).all() and (again.test.ids[:, 1] == 0).all()
+
+
+def test_ids_are_smaller_than_their_cardinality():
+    data = encode_table(small_table(), random_split(200, 0), buckets={"price": "criteo"})
+    for part in (data.train, data.val, data.test):
+        assert part.ids.dtype == torch.int32 and part.ids.is_contiguous() and part.labels.dtype == torch.float32
+        assert (part.ids >= 0).all() and (part.ids < torch.tensor(data.cardinalities)).all()
+
+
+def test_fingerprint_is_the_hash_of_what_a_model_sees():
+    data = encode_table(small_table(), random_split(200, 0), buckets={"price": 4})
+    text = "\x1f".join(data.fields).encode()
+    for part in (data.train, data.val, data.test):
+        text += f"({len(part.labels)}, {len(data.fields)})".encode()
+        text += np.array(part.ids.tolist(), dtype="<i4").tobytes()
+        text += np.array(part.labels.tolist(), dtype="<f4").tobytes()
+    assert data.fingerprint == hashlib.sha256(text).hexdigest()[:16]
+    assert encode_table(small_table(), random_split(200, 1), buckets={"price": 4}).fingerprint != data.fingerprint
+
+
+@pytest.mark.parametrize("fractions", [(0.8, 0.1, 0.1), (0.5, 0.2, 0.3)])
+@pytest.mark.parametrize("n", [10, 97, 1000])
+def test_random_split_covers_all_rows_once(n, fractions):
+    split = random_split(n, seed=5, fractions=fractions)
+    assert sorted(np.concatenate(split).tolist()) == list(range(n))
+    assert all(abs(len(part) - fraction * n) <= 1 for part, fraction in zip(split, fractions))
+    assert all(part.dtype == np.int64 for part in split)
+
+
+def test_random_split_is_random():
+    """Over seeds, every row lands in the test part about as often."""
+    hits = sum(np.bincount(random_split(20, seed).test, minlength=20) for seed in range(500))
+    assert hits.sum() == 1000 and 25 <= hits.min() and hits.max() <= 80  # 50 expected, sd 6.7
+
+
+def test_chronological_split_never_trains_on_later_rows():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        times = rng.integers(0, 30, 100)
+        split = chronological_split(times)
+        assert times[split.train].max() <= times[split.val].min() <= times[split.val].max() <= times[split.test].min()
+        assert sorted(np.concatenate(split).tolist()) == list(range(100))
+    equal = chronological_split(np.zeros(10))
+    assert np.concatenate(equal).tolist() == list(range(10))
+    dates = chronological_split(pd.date_range("2020-01-01", periods=10)[::-1].to_numpy())
+    assert dates.test.tolist() == [0]
+
+
+@pytest.mark.parametrize("rate", [0.25, 0.5, 0.9])
+def test_downsampling_keeps_positives_and_draws_negatives_evenly(rate):
+    labels = np.zeros(300, dtype=int)
+    labels[::10] = 1
+    drawn = np.zeros(300)
+    for seed in range(400):
+        rows = downsample_negatives(labels, rate, seed)
+        assert len(set(rows.tolist())) == len(rows) and labels[rows].sum() == 30
+        assert abs(labels[rows].mean() - rate) < 0.01
+        drawn[rows] += 1
+    share = drawn[labels == 0] / 400
+    expected = 30 * (1 - rate) / rate / 270
+    assert abs(share.mean() - expected) < 0.002
+    assert np.abs(share - expected).max() < 5 * math.sqrt(expected * (1 - expected) / 400)
+
+
+@pytest.mark.parametrize("batch_size,drop_last,sizes", [(4, False, [4, 4, 3]), (4, True, [4, 4]), (20, False, [11]),
+                                                        (20, True, []), (11, True, [11])])
+def test_batches_are_one_permutation_of_the_part(batch_size, drop_last, sizes):
+    part = Part(torch.arange(22, dtype=torch.int32).view(11, 2), torch.arange(11).float())
+    order = torch.randperm(11, generator=torch.Generator().manual_seed(7)).tolist()
+    for generator, rows in ((torch.Generator().manual_seed(7), order), (None, list(range(11)))):
+        seen = list(batches(part, batch_size, generator, drop_last))
+        assert [len(b.labels) for b in seen] == sizes
+        assert [int(v) for b in seen for v in b.labels] == rows[: sum(sizes)]
+        assert [v for b in seen for v in b.ids.tolist()] == [[2 * r, 2 * r + 1] for r in rows[: sum(sizes)]]
+
+
+TEN = random_split(10, 0)
+GOOD = pd.DataFrame({"site": list("abababcdab"), "price": np.arange(10) / 4, "label": [0, 1] * 5})
+
+
+@pytest.mark.parametrize("change,arguments,message", [
+    (lambda f: f[:0], {}, "the table has 0 rows"),
+    (lambda f: f[["label"]], {"buckets": {}}, "0 fields: nothing to encode"),
+    (lambda f: f, {"label": "click"}, "column 'click' is not in the table; it has site, price, label"),
+    (lambda f: f, {"buckets": {"cost": 4}}, "column 'cost' is not in the table"),
+    (lambda f: f, {"buckets": {}}, "column 'price' holds fractions: bucket it"),
+    (lambda f: f, {"buckets": {"price": 4, "site": 4}}, "column 'site' row 0: 'a' is not a number"),
+    (lambda f: f.assign(label=f.label.replace(1, 2)), {}, r"label 'label' row 1: 2, expected 0 or 1 \(in 5 rows\)"),
+    (lambda f: f.assign(label=[None] + [0, 1] * 4 + [1]), {}, "label 'label' row 0: missing, expected 0 or 1"),
+    (lambda f: f.assign(label=f.label.map({0: "0", 1: "1"})), {}, "label 'label' row 0: '0', expected 0 or 1"),
+    (lambda f: f.assign(label=1), {}, "all of the table are 1, nothing to learn"),
+    (lambda f: pd.concat([f, f[["site"]]], axis=1), {}, "column 'site' is there twice"),
+])
+def test_bad_tables_are_refused_in_one_line(change, arguments, message):
+    split = Split(np.arange(6), np.array([6, 7]), np.array([8, 9]))
+    with pytest.raises(DataError, match=message) as error:
+        encode_table(change(GOOD), split, **{"buckets": {"price": 4}, **arguments})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("split,message", [
+    (Split(np.arange(6), np.array([6, 7]), np.array([8, 10])), "names row 10, the table has 10"),
+    (Split(np.arange(6), np.array([6, 7]), np.array([-1, 9])), "names row -1"),
+    (Split(np.arange(7), np.array([6, 7]), np.array([8, 9])), "has row 6 twice"),
+    (Split(np.arange(6), np.array([6, 7]), np.array([], dtype=int)), "2 val, 0 test rows: a part is empty"),
+    (Split(np.arange(6), np.array([6, 8]), np.array([7, 9])), "all of the val are 0"),
+])
+def test_bad_splits_are_refused(split, message):
+    with pytest.raises(DataError, match=message):
+        encode_table(GOOD, split, buckets={"price": 4})
+
+
+def test_bool_and_category_labels_are_fine():
+    split = Split(np.arange(6), np.array([6, 7]), np.array([8, 9]))
+    plain = encode_table(GOOD[["site", "label"]], split)
+    for labels in (GOOD.label.astype(bool), GOOD.label.astype("category"), GOOD.label.astype(float)):
+        assert encode_table(GOOD[["site"]].assign(label=labels), split).fingerprint == plain.fingerprint
+
+
+def test_chances_and_fractions_out_of_range():
+    with pytest.raises(ValueError, match="positive_rate 1: expected"):
+        downsample_negatives(np.array([0, 1]), 1, seed=0)
+    with pytest.raises(ValueError, match="sum to 1"):
+        random_split(10, 0, (0.5, 0.2, 0.2))
+    with pytest.raises(DataError, match="row 2: no time"):
+        chronological_split(np.array([1.0, 2.0, np.nan]))

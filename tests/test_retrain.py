@@ -1,0 +1,155 @@
+"""Algorithm 2: early stopping under a script of validation AUCs, what is read, and what a seed fixes."""
+import dataclasses
+
+import pytest
+import torch
+
+import autodim.retrain
+from autodim.data import Part
+from autodim.metrics import Metrics, evaluate
+from autodim.models import DLRS, MLP, loss_of
+from autodim.retrain import TrainConfig, fit, retrain
+
+
+def small_backbone(widths, cardinalities):
+    return MLP(widths, cardinalities, hidden=(8,), dropout=0.5)
+
+
+def copied(model) -> dict[str, torch.Tensor]:
+    return {name: t.clone() for name, t in model.state_dict().items()}
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(t.equal(b[name]) for name, t in a.items())
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Replace validation by a list of AUCs; returns the weights that were shown to it."""
+    def install(*aucs: float) -> list[dict]:
+        script, shown = iter(aucs), []
+
+        def fake(model, part) -> Metrics:
+            shown.append(copied(model))
+            return Metrics(next(script), 0.25)
+        monkeypatch.setattr(autodim.retrain, "evaluate", fake)
+        return shown
+    return install
+
+
+SCRIPTS = [  # AUC of each epoch, patience, best epoch, epochs run
+    ((0.6, 0.7, 0.69, 0.68, 0.9), 2, 2, 4),
+    ((0.6, 0.7, 0.69, 0.71, 0.70, 0.70, 0.9), 2, 4, 6),
+    ((0.6, 0.5, 0.9), 1, 1, 2),
+    ((0.5, 0.6, 0.7, 0.8, 0.9), 2, 5, 5),
+    ((0.7, 0.7, 0.7, 0.7), 2, 1, 3),  # an equal AUC is not a better one
+    ((0.5, 0.7, 0.6, 0.6, 0.6), 10, 2, 5),
+    ((0.7, 0.6, 0.6, 0.8, 0.1, 0.1, 0.1, 0.9), 3, 4, 7),
+    ((0.4,), 1, 1, 1),
+    ((0.5, 0.5 + 1e-12, 0.4, 0.4), 2, 2, 4),
+]
+
+
+@pytest.mark.parametrize("aucs, patience, best, run", SCRIPTS)
+def test_the_best_epochs_weights_are_kept(aucs, patience, best, run, scripted, make_data):
+    data, shown = make_data(), scripted(*aucs)
+    epochs = len(aucs) if run == len(aucs) else 30
+    config = TrainConfig(epochs=epochs, patience=patience, batch_size=100)
+    result = retrain(data, [2, 2, 2, 2], config, make_backbone=small_backbone, progress=False)
+    assert (result.best_epoch, len(result.history), result.val.auc) == (best, run, aucs[best - 1])
+    assert same(copied(result.model), shown[best - 1])
+    assert all(not same(shown[best - 1], other) for i, other in enumerate(shown) if i != best - 1)
+    assert [row["epoch"] for row in result.history] == list(range(1, run + 1))
+    assert [row["auc_val"] for row in result.history] == list(aucs[:run])
+
+
+def test_reported_metrics_are_those_of_the_returned_model(make_data):
+    data = make_data()
+    result = retrain(data, [2] * 4, TrainConfig(epochs=12, batch_size=30, lr=0.05), make_backbone=small_backbone,
+                     progress=False)
+    assert evaluate(result.model, data.val) == result.val
+    assert result.val.auc == max(row["auc_val"] for row in result.history)
+
+
+def test_each_epoch_reads_each_training_row_once_in_a_new_order(make_data, monkeypatch):
+    data = make_data(sizes=(300, 4), rows=(300, 50, 50))
+    train = Part(data.train.ids.clone(), data.train.labels)
+    train.ids[:, 0] = torch.arange(300)
+    data, seen = dataclasses.replace(data, train=train), []
+    forward = DLRS.forward
+
+    def spy(self, ids):
+        if self.training:
+            seen.append(ids[:, 0].tolist())
+        return forward(self, ids)
+    monkeypatch.setattr(DLRS, "forward", spy)
+    config = TrainConfig(epochs=3, patience=3, batch_size=70)
+    retrain(data, [2, 2], config, make_backbone=small_backbone, progress=False)
+    assert [len(rows) for rows in seen] == [70] * 12  # four full batches an epoch, the rest left out
+    epochs = [sum(seen[4 * e:4 * e + 4], []) for e in range(3)]
+    assert all(len(set(rows)) == 280 for rows in epochs)
+    assert len({tuple(rows) for rows in epochs}) == 3
+
+
+def test_training_loss_is_the_mean_over_batches(make_data):
+    """With a learning rate of 0 and no dropout, an epoch's loss is that of the rows, and nothing moves."""
+    data = make_data(rows=(240, 60, 60))
+    model = DLRS(data.cardinalities, [2] * 4, lambda w, c: torch.nn.Sequential())
+    model.backbone = Sum()
+    expected = loss_of(model(data.train.ids), data.train.labels).item()
+    result = fit(model, data, TrainConfig(epochs=1, batch_size=60, lr=0.0), seed=0, progress=False)
+    assert result.history[0]["loss_train"] == pytest.approx(expected, rel=1e-5)
+
+
+class Sum(torch.nn.Module):
+    """A backbone without weights."""
+
+    def forward(self, h0, ids):
+        return h0.sum(1) * 100
+
+
+def test_validation_decides_when_to_stop_and_moves_nothing_and_test_is_not_read(scripted, make_data):
+    data, config = make_data(), TrainConfig(epochs=2, batch_size=50)
+    garbage = Part(torch.full((9, 4), 10**6, dtype=torch.int32), torch.full((9,), torch.nan))
+    states = []
+    for given in (data, dataclasses.replace(data, val=garbage, test=garbage)):
+        scripted(0.5, 0.6)
+        states.append(copied(retrain(given, [2] * 4, config, 3, small_backbone, progress=False).model))
+    assert same(*states)
+
+
+def test_test_part_is_not_touched(make_data):
+    data, config = make_data(), TrainConfig(epochs=3, batch_size=50)
+    garbage = Part(torch.full((9, 4), 10**6, dtype=torch.int32), torch.full((9,), torch.nan))
+    results = [retrain(given, [2] * 4, config, 0, small_backbone, progress=False)
+               for given in (data, dataclasses.replace(data, test=garbage))]
+    assert results[0].history == results[1].history
+
+
+def test_a_seed_fixes_everything_and_the_callers_random_numbers_go_on(make_data):
+    data, config = make_data(), TrainConfig(epochs=2, batch_size=50)
+    torch.manual_seed(77)
+    before, results = torch.get_rng_state(), []
+    for seed in (0, 0, 1):
+        results.append(retrain(data, [2, 4, 2, 4], config, seed, small_backbone, progress=False))
+        assert torch.get_rng_state().equal(before)
+        torch.randn(3)
+        before = torch.get_rng_state()
+    first, again, other = results
+    assert first.history == again.history and same(copied(first.model), copied(again.model))
+    assert first.history != other.history
+
+
+def test_all_parameters_are_trained(make_data):
+    data = make_data()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        start = copied(DLRS(data.cardinalities, [2, 4, 2, 4], small_backbone))
+    result = retrain(data, [2, 4, 2, 4], TrainConfig(epochs=1, batch_size=50), 0, small_backbone, progress=False)
+    assert all(not t.equal(start[name]) for name, t in result.model.state_dict().items())
+
+
+def test_batches_larger_than_the_training_part(make_data):
+    data = make_data(rows=(60, 20, 20))
+    result = retrain(data, [2] * 4, TrainConfig(epochs=2), 0, small_backbone, progress=False)
+    assert len(result.history) == 2
