@@ -46,6 +46,7 @@ def bias_only(
     data: Data, config: TrainConfig = TrainConfig(lr=0.01), seed: int = 0, progress: bool = True
 ) -> FitResult:
     """The bias-only floor: logistic regression with one weight for each value of each field, early-stopped as all."""
-    torch.manual_seed(seed)
-    model = DLRS(data.cardinalities, [1] * len(data.fields), Additive, std=0.0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = DLRS(data.cardinalities, [1] * len(data.fields), Additive, std=0.0)
     return fit(model.to(data.train.ids.device), data, config, seed, progress)

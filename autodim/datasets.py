@@ -28,7 +28,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .data import Data, DataError, chronological_split, encode_table, find_root, random_split
 

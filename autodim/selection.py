@@ -88,6 +88,9 @@ def derive_dims(alpha: torch.Tensor, candidates: Candidates, fields: Sequence[st
     """The dimension of each field, the candidate of largest α (Eq. 13), smaller first when tied."""
     if len(fields) != len(alpha):
         raise ValueError(f"{len(fields)} field names but α for {len(alpha)} fields")
+    if not alpha.isfinite().all():
+        lost = [name for name, row in zip(fields, alpha) if not row.isfinite().all()]
+        raise ValueError(f"α of {', '.join(lost)} is not a number; did the search diverge? Try a smaller learning rate")
     best = alpha.max(-1, keepdim=True).values
     first = (alpha == best).int().argmax(-1).tolist()
     return {name: candidates.dims[n] for name, n in zip(fields, first)}

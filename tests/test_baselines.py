@@ -77,7 +77,6 @@ def test_bias_only_as_it_is_run_reaches_the_regressions_auc(make_data):
     assert sum(q.numel() for q in fitted.model.parameters()) == 20 + 40 + 10 + 1
 
 
-@pytest.mark.xfail(strict=True, reason="bias_only seeds the caller's generator")
 def test_bias_only_leaves_the_callers_random_numbers_alone(make_data):
     torch.manual_seed(77)
     before = torch.get_rng_state()
