@@ -7,12 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections import Counter
 from multiprocessing import get_context
 
+import joblib
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -67,8 +70,6 @@ def in_processes(target, arguments) -> None:
 KILLED = """
 import sys, time
 sys.path.insert(0, {tests!r})
-import torch
-torch.set_num_threads(1)
 import autodim.study
 from test_study import tiny_grid
 real, done = autodim.study.run_one, []
@@ -111,6 +112,88 @@ def test_a_killed_study_resumes_and_ends_as_if_nothing_had_happened(tmp_path):
     assert resumed.run_id.tolist() == [r.run_id for r in runs]
 
 
+# ---------------------------------------------------------------- workers, and a cluster
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory) -> pd.DataFrame:
+    """Rows of the tiny grid, one run after the other in this process."""
+    return run_grid(tiny_grid(), Store(tmp_path_factory.mktemp("serial") / "s.csv"), progress=False)
+
+
+def test_threads_of_the_caller_do_not_change_a_row(tmp_path, serial):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        rows = run_grid(tiny_grid()[:2], Store(tmp_path / "s.csv"), progress=False)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    pd.testing.assert_frame_equal(rows[RESULTS], serial[RESULTS][:2], check_exact=True)
+
+
+def test_a_local_dask_cluster_gives_the_serial_rows(tmp_path, serial):
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        with distributed.Client(cluster), joblib.parallel_config(backend="dask"):
+            rows = run_grid(tiny_grid(), Store(tmp_path / "s.csv"), workers=2, progress=False)
+    pd.testing.assert_frame_equal(rows[RESULTS], serial[RESULTS], check_exact=True)
+
+
+def busy_workers(seconds: float) -> list[psutil.Process]:
+    """Worker processes of this one that have computed for so long."""
+    found = [p for p in psutil.Process().children(recursive=True) if "loky" in " ".join(p.cmdline())]
+    return [p for p in found if sum(p.cpu_times()[:2]) > seconds]
+
+
+def test_a_killed_worker_loses_only_its_own_run(tmp_path):
+    runs = [dataclasses.replace(r, train=TrainConfig(epochs=40, patience=40, batch_size=500)) for r in tiny_grid()]
+    killed = []
+
+    def kill_one() -> None:
+        while not killed:
+            for process in busy_workers(seconds=6)[:1]:
+                process.kill()
+                killed.append(process)
+            time.sleep(0.05)
+    thread = threading.Thread(target=kill_one, daemon=True)
+    thread.start()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        rows = run_grid(runs, Store(tmp_path / "s.csv"), workers=2, progress=False)
+    thread.join(60)
+    lost = [str(w.message) for w in seen if "its process died" in str(w.message)]
+    assert len(killed) == len(lost) == 1 and sum(r.run_id in lost[0] for r in runs) == 1
+    assert rows.run_id.tolist() == [r.run_id for r in runs]
+    assert (tmp_path / "s.csv").read_text().count("\n") == len(runs) + 1
+    whole = run_grid(runs, Store(tmp_path / "serial.csv"), progress=False)
+    pd.testing.assert_frame_equal(rows[RESULTS], whole[RESULTS], check_exact=True)
+
+
+def test_a_run_whose_process_dies_again_and_again_raises_and_keeps_the_others(tmp_path, monkeypatch):
+    runs = tiny_grid()
+
+    class Dying:
+        def __init__(self, n):
+            assert n == 2
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def __call__(self, run, *_):
+            return None if run == runs[1] else fake_row(run.run_id)
+    monkeypatch.setattr(autodim.study, "Workers", Dying)
+    store = Store(tmp_path / "s.csv")
+    with pytest.warns(UserWarning, match="its process died; it will be tried again"), \
+         pytest.raises(RuntimeError, match=f"run {runs[1].run_id}: its process died three times"):
+        run_grid(runs, store, workers=2, progress=False)
+    assert sorted(store.read().run_id) == sorted(r.run_id for r in runs if r != runs[1])
+    with store.claim(runs[1].run_id) as mine:
+        assert mine
+
+
 def fake_training(monkeypatch, seconds: float = 0.0) -> None:
     """Runs that do nothing but write their id and process to trained.txt in the current folder."""
     class NoData:
@@ -122,7 +205,7 @@ def fake_training(monkeypatch, seconds: float = 0.0) -> None:
             file.write(f"{run.run_id} {os.getpid()}\n")
         time.sleep(seconds)
         return fake_row(run.run_id, dataset=run.dataset, seed=run.seed, config=run.config)
-    monkeypatch.setattr(autodim.study, "load", lambda *a, **k: NoData())
+    monkeypatch.setattr(autodim.study, "load_once", lambda *a, **k: NoData())
     monkeypatch.setattr(autodim.study, "run_one", run_one)
 
 
