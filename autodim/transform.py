@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['uniform_linear', 'LinearBranches', 'ZeroPaddingBranches', 'BranchMixture', 'ownership', 'digits',
-           'ZeroPaddingMixture', 'LinearMixture', 'make_mixture']
+           'ZeroPaddingMixture', 'Centre', 'LinearMixture', 'make_mixture']
 
 # %% ../nbs/03_transform.ipynb #eb667a52
 import torch
@@ -110,6 +110,30 @@ class ZeroPaddingMixture(nn.Module):
         block = self.norm(block.flatten(1)).view_as(block) * (p @ self.owns)
         return block if self.shared else block @ self.fold  # [B, M, d_N]
 
+# %% ../nbs/03_transform.ipynb #a7678732
+class Centre(torch.autograd.Function):
+    """Deviations of a block [M, B, S] from its mean over the batch, the mean [M, 1, S] and the covariance [M, S, S].
+
+    The mean is for the record: no gradient flows back from it.
+    """
+
+    @staticmethod
+    def forward(block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        mu = block.mean(1, keepdim=True)
+        centred = block - mu
+        return centred, mu, centred.transpose(1, 2) @ centred / block.shape[1]
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: tuple) -> None:
+        ctx.save_for_backward(output[0])
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx, g: torch.Tensor, _: torch.Tensor, g_cov: torch.Tensor) -> torch.Tensor:
+        (centred,) = ctx.saved_tensors
+        symmetric = (g_cov + g_cov.transpose(1, 2)) / centred.shape[1]
+        return torch.baddbmm(g - g.mean(1, keepdim=True), centred, symmetric)
+
 # %% ../nbs/03_transform.ipynb #b7e1fcda
 class LinearMixture(nn.Module):
     """Eq. 1, 2 and 7 in one product a field: ids [B, M] and p [M, N] to x [B, M, d_N], equal to the branch form.
@@ -129,35 +153,39 @@ class LinearMixture(nn.Module):
         self.track_running_stats = True
         copies = n_fields if per_field else 1
         self.weights = nn.ParameterList(uniform_linear(copies, d, d_max, fan_in=d) for d in dims)
+        rows = [(n, s) for n, c in enumerate(lookup.columns) for s in range(c.start, c.stop)]
+        self.register_buffer("candidate", F.one_hot(torch.tensor([n for n, _ in rows])).T.float(), persistent=False)
+        self.register_buffer("column", F.one_hot(torch.tensor([s for _, s in rows])).T.float(), persistent=False)
         self.register_buffer("running_mean", torch.zeros(n_fields, len(dims), d_max))
         self.register_buffer("running_var", torch.ones(n_fields, len(dims), d_max))
 
-    def padded_weights(self) -> torch.Tensor:
-        """W_n with a row for every column of the block, zero where the candidate has none: [M or 1, N, S, d_N]."""
-        pads = [(0, 0, c.start, self.lookup.n_columns - c.stop) for c in self.lookup.columns]
-        return torch.stack([F.pad(w, pad) for w, pad in zip(self.weights, pads)], 1)
+    def variances(self, cov: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """diag(W_n^T C W_n) of each candidate [M, N, d_N], from the block's covariance [M, S, S]."""
+        rows = self.column.T @ cov @ self.column * (self.candidate.T @ self.candidate)  # C_n on the diagonal: [M, R, R]
+        return self.candidate @ (rows @ weight * weight)
 
-    def moments(self, block: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and variance over the batch of each digit of each candidate: [M, N, d_N] each."""
-        x = block.transpose(0, 1)  # [M, B, S]
-        mu = x.mean(1, keepdim=True)
-        centred = x - mu
-        cov = centred.transpose(1, 2) @ centred / len(block)  # [M, S, S]
-        return (mu.unsqueeze(1) @ weight).squeeze(2), ((cov.unsqueeze(1) @ weight) * weight).sum(2)
+    def record(self, mu: torch.Tensor, var: torch.Tensor, weight: torch.Tensor, n: int) -> None:
+        """Update the running statistics of the branches from the block's mean and their variances over n rows."""
+        with torch.no_grad():
+            mean = self.candidate @ ((mu @ self.column).transpose(1, 2) * weight)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
 
     def forward(self, ids: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-        block, weight = self.lookup(ids), self.padded_weights()
+        block = self.lookup(ids).transpose(0, 1)  # [M, B, S]
+        weight = torch.cat(list(self.weights), 1)  # the rows of all W_n: [M or 1, R, d_N], R = Σ d_n
         if self.training:
-            mean, var = self.moments(block, weight)
+            block, mu, cov = Centre.apply(block)
+            var = self.variances(cov, weight)
             if self.track_running_stats:
-                with torch.no_grad():
-                    self.running_mean.lerp_(mean, self.momentum)
-                    self.running_var.lerp_(var * (len(ids) / (len(ids) - 1)), self.momentum)
+                self.record(mu, var, weight, len(ids))
         else:
-            mean, var = self.running_mean, self.running_var
+            var = self.running_var
         scale = p.unsqueeze(2) * (var + self.eps).rsqrt()  # [M, N, d_N]
-        effective = (weight * scale.unsqueeze(2)).sum(1)  # A_m: [M, S, d_N]
-        x = torch.baddbmm(-(mean * scale).sum(1, keepdim=True), block.transpose(0, 1), effective)
+        effective = self.column @ (weight * (self.candidate.T @ scale))  # A_m: [M, S, d_N]
+        x = block @ effective
+        if not self.training:
+            x = x - (self.running_mean * scale).sum(1, keepdim=True)
         return x.transpose(0, 1)  # [B, M, d_N]
 
 # %% ../nbs/03_transform.ipynb #b23330f5
