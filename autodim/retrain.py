@@ -7,7 +7,7 @@ __all__ = ['TrainConfig', 'FitResult', 'train_epoch', 'fit', 'retrain']
 
 # %% ../nbs/08_retrain.ipynb #4b4f45ec
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn as nn
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from .data import Data, batches
 from .metrics import Metrics, evaluate
-from .models import DLRS, MLP, MakeBackbone, loss_of
+from .models import DLRS, MLP, Adam, MakeBackbone, loss_of
 
 # %% ../nbs/08_retrain.ipynb #d0755edb
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class TrainConfig:
     patience: int = 2  # epochs without a better validation AUC before training ends
     batch_size: int = 1000
     lr: float = 0.001  # Adam
+    sparse: bool = field(default=False, metadata={"later": True})  # lazy Adam on the tables, for large vocabularies
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.patience, self.batch_size - 1) < 1:
@@ -44,7 +45,7 @@ class FitResult:
 
 # %% ../nbs/08_retrain.ipynb #f2f9cd0e
 def train_epoch(
-    model: nn.Module, optimizer: torch.optim.Optimizer, data: Data, batch_size: int, generator: torch.Generator
+    model: nn.Module, optimizer: Adam, data: Data, batch_size: int, generator: torch.Generator
 ) -> float:
     """One pass of Algorithm 2 over the training part in shuffled full batches; the mean training loss."""
     model.train()
@@ -68,7 +69,7 @@ def fit(model: nn.Module, data: Data, config: TrainConfig, seed: int, progress: 
         seed: fixes the order of batches and dropout.
     """
     device, history, best, best_state = data.train.ids.device, [], None, {}
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
+    optimizer = Adam(model, model.parameters(), config.lr, config.sparse)
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
         torch.manual_seed(seed)
         generator = torch.Generator(device=device).manual_seed(seed)

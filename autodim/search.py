@@ -8,7 +8,7 @@ __all__ = ['frozen_statistics', 'alpha_gradient', 'SearchConfig', 'SearchResult'
 # %% ../nbs/07_search.ipynb #66fdef55
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn as nn
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from .data import Data, Part, batches
 from .lookup import Candidates, uniform_candidates
-from .models import MLP, MakeBackbone, SearchModel, loss_of
+from .models import MLP, Adam, MakeBackbone, SearchModel, loss_of
 from .selection import derive_dims, temperature
 
 # %% ../nbs/07_search.ipynb #d3b86480
@@ -80,6 +80,7 @@ class SearchConfig:
     tau_start: float = 2.0
     tau_decay: float = 0.0005  # per step on W
     tau_floor: float = 0.5
+    sparse: bool = field(default=False, metadata={"later": True})  # lazy Adam on the tables, for large vocabularies
 
     def __post_init__(self) -> None:
         if self.method not in ("AutoDim", "SAM"):
@@ -87,6 +88,8 @@ class SearchConfig:
         if min(self.f, self.epochs, self.batch_size - 1) < 1:
             raise ValueError(f"f={self.f}, epochs={self.epochs}, batch_size={self.batch_size}: "
                              "expected f and epochs of at least 1 and batches of at least 2 rows")
+        if self.sparse and self.xi:
+            raise ValueError(f"sparse=True with xi={self.xi}: the second order needs dense gradients; leave one out")
 
 # %% ../nbs/07_search.ipynb #53e57840
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class Searcher:
 
     def __init__(self, model: SearchModel, config: SearchConfig) -> None:
         self.model, self.config, self.step = model, config, 0
-        self.w_optimizer = torch.optim.Adam(model.weights(), lr=config.lr, fused=True)
+        self.w_optimizer = Adam(model, model.weights(), config.lr, config.sparse)
         self.alpha_optimizer = torch.optim.Adam([model.selection.logits], lr=config.alpha_lr)
 
     def tau(self) -> float:
