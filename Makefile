@@ -11,7 +11,7 @@ STUDY  := out/exp_table3.ipynb out/results/quick.csv out/figures/exp_table3.png
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study test site preview notebooks clean
+.PHONY: help setup study test site preview notebooks bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## *' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -29,12 +29,16 @@ $(STAMP): requirements.txt setup.py settings.ini
 
 study: setup  ## Table III on the embedded synthetic data
 	$(BIN)/papermill nbs/exp_table3.ipynb out/exp_table3.ipynb -f configs/quick.yaml
-	@$(BIN)/python scripts/show_study.py $(STUDY)
+	@$(BIN)/python scripts/show_study.py table3 $(STUDY)
 
 test: setup  ## all that CI checks: the house, every notebook, pytest
 	$(BIN)/pytest --quiet -m house tests/test_house.py
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --do_print --n_workers 2
 	$(BIN)/pytest --quiet tests
+
+bench: setup  ## speed on this machine, as ratios; minutes, best on an idle machine
+	$(BIN)/papermill nbs/exp_speed.ipynb out/exp_speed.ipynb -p measure True
+	@$(BIN)/python scripts/show_study.py speed out/exp_speed.ipynb out/results/speed.csv out/figures/exp_speed.png
 
 notebooks: setup  ## run the notebooks in place and clean them; NB=nbs/02_lookup.ipynb for some
 	@$(BIN)/python scripts/run_notebooks.py $(NB)

@@ -60,7 +60,7 @@ class MLP(nn.Module):
         layers: list[nn.Module] = []
         n_in = sum(widths)
         for n_out in hidden:
-            layers += [nn.Linear(n_in, n_out), nn.BatchNorm1d(n_out), nn.ReLU(), Dropout(dropout)]
+            layers += [nn.Linear(n_in, n_out), nn.BatchNorm1d(n_out), nn.ReLU(inplace=True), Dropout(dropout)]
             n_in = n_out
         self.layers = nn.Sequential(*layers, nn.Linear(n_in, 1))
 

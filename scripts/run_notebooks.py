@@ -55,6 +55,7 @@ def run(path: Path) -> None:
 
 if __name__ == "__main__":
     os.environ.pop("MPLBACKEND", None)  # else a backend without pictures could be inherited
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # numbers that do not depend on how many cores are free
     names = [Path(name).resolve() for name in sys.argv[1:]] or in_order(ROOT / "nbs")
     for name in names:
         if not name.exists():

@@ -1,8 +1,8 @@
-"""Print Table III from an executed experiment notebook, and where the notebook, its rows and its figure lie.
+"""Print the main table of an executed experiment notebook, and where the notebook, its rows and its figure lie.
 
-The text comes from the cells tagged `table3`, so that the terminal shows what the notebook shows.
+The text comes from the cells with a tag, `table3` or `speed`, so that the terminal shows what the notebook shows.
 
-    python scripts/show_study.py NOTEBOOK FILE ...
+    python scripts/show_study.py TAG NOTEBOOK ROWS FIGURE
 """
 import json
 import sys
@@ -27,12 +27,12 @@ def tagged_text(notebook: Path, tag: str) -> str:
 
 
 if __name__ == "__main__":
-    paths = [Path(name) for name in sys.argv[1:]]
+    paths = [Path(name) for name in sys.argv[2:]]
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         sys.exit(f"study: not written: {', '.join(missing)}")
     try:
-        print("\n" + tagged_text(paths[0], "table3") + "\n")
+        print("\n" + tagged_text(paths[0], sys.argv[1]) + "\n")
     except ValueError as error:
         sys.exit(f"study: {error}")
     for label, path in zip(("notebook", "rows", "figure"), paths):

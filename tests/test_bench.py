@@ -15,6 +15,12 @@ def test_training_grows_by_table_gradient_and_two_moments():
     assert (large - small) / (600_000 * 160) == pytest.approx(1, abs=0.1)
 
 
+def test_a_large_parent_does_not_hide_what_its_child_needs():
+    ballast = np.ones(60_000_000)  # 480 MB, resident
+    assert peak_memory((100_000, 100_000), 0, batch_size=100) > 200_000 * 100
+    assert ballast[-1] == 1
+
+
 @pytest.mark.parametrize("variant, columns", [(1, 10), (4, 30)])
 def test_a_search_grows_with_its_own_table_and_not_with_n_of_them(variant, columns):
     """Weight-sharing: one table of the widest candidate; separate: Σ d_n columns; no copies beside Adam's."""
