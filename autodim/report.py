@@ -162,9 +162,14 @@ def save_figure(figure: Figure, name: str, out: str | Path) -> Path:
 
 # %% ../nbs/11_report.ipynb #ff563b61
 def plot_auc_space(rows: pd.DataFrame, ax: Axes) -> None:
-    """Test AUC against Space, in %: runs faint, means over seeds bold with 95 % intervals, the floor."""
+    """Test AUC against Space, in %: runs faint, means over seeds bold with 95 % intervals.
+
+    What lies below the smallest candidate, uniform dimensions under it and the bias-only floor, is named in the corner.
+    """
     rows = named(rows).assign(family=rows.method.replace({"Uniform": "uniform", "Bias": "bias only"}))
-    drawn = rows[rows.method != "Bias"]
+    narrow = (rows.method == "Uniform") & (rows.dim < rows.config.map(lambda c: json.loads(c)["dims"][0]))
+    below = rows[narrow | (rows.method == "Bias")].groupby("name").test_auc.mean().sort_values(ascending=False)
+    drawn = rows[~rows.name.isin(below.index)]
     for family, group in drawn.groupby("family", sort=False):
         style = {"color": COLOURS[family], "marker": MARKERS[family], "linestyle": "none"}
         ax.plot(100 * group.space, 100 * group.test_auc, alpha=0.35, markersize=4, **style)
@@ -174,19 +179,16 @@ def plot_auc_space(rows: pd.DataFrame, ax: Axes) -> None:
             x, y = 100 * same.space.mean(), 100 * same.test_auc.mean()
             error = 0 if len(same) < 2 else 100 * half_width(same.test_auc)
             ax.errorbar(x, y, yerr=error, markersize=8, markeredgecolor="white", capsize=2, zorder=3, **style)
-            label = name.removeprefix(f"{family}-")
-            below = family == "SAM"  # SAM and AutoDim can meet: their numbers stand on different sides
-            ax.annotate(label, (x, y), xytext=(6, -11 if below else 4), textcoords="offset points",
-                        color=COLOURS[family])
+            if family == "uniform":
+                end = name in ("MiD", "MaD")  # beside its error bar, the others below
+                ax.annotate(name.removeprefix("uniform "), (x, y), xytext=(7, 5) if end else (0, -14),
+                            ha="left" if end else "center", textcoords="offset points", color=COLOURS[family])
     handles = [ax.plot([], [], color=COLOURS[f], marker=MARKERS[f], linestyle="none", label=f)[0]
                for f in FAMILIES if f in set(drawn.family)]
     low, high = 100 * drawn.test_auc.min(), 100 * drawn.test_auc.max()
-    ax.set_ylim(low - 0.15 * (high - low), high + 0.12 * (high - low))
-    floor = 100 * rows[rows.method == "Bias"].test_auc.mean()
-    if floor > ax.get_ylim()[0]:
-        handles.append(ax.axhline(floor, color=COLOURS["bias only"], ls="--", label="bias-only floor"))
-    elif floor == floor:  # below the picture: named, so that the points keep their resolution
-        ax.text(0.02, 0.03, f"↓ bias-only floor {floor:.2f} %", transform=ax.transAxes, color=COLOURS["bias only"])
+    ax.set_ylim(low - 0.2 * (high - low), high + 0.12 * (high - low))
+    text = "\n".join(f"↓ {name} {100 * value:.2f} %" for name, value in below.items())
+    ax.text(0.02, 0.03, text, transform=ax.transAxes, color=COLOURS["bias only"])
     ax.legend(handles=handles, frameon=True, fontsize="small", loc="lower right")
     ax.set(xlabel="Space (% of MaD's embedding parameters)", ylabel="test AUC (%)", xlim=(10, 115))
 
