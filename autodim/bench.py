@@ -146,7 +146,7 @@ def grown_by(sizes: Sequence[int], variant: int, dims: Sequence[int], batch_size
 def peak_memory(
     sizes: Sequence[int], variant: int, dims: Sequence[int] = (2, 4, 6, 8, 10), batch_size: int = 1000
 ) -> int:
-    """Peak bytes that a search (variant 1 to 4) or plain training (0) needs beyond its data, in a process of its own."""
+    """Peak bytes that a search (variant 1 to 4) or plain training (0) needs beyond its data, in its own process."""
     with ProcessPoolExecutor(1) as pool:
         return pool.submit(grown_by, tuple(sizes), variant, tuple(dims), batch_size).result()
 

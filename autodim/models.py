@@ -159,10 +159,11 @@ class Adam:
         for table in tables:
             table.sparse = sparse
         lazy = {id(table.weight) for table in tables if sparse}
-        weights = list(weights)
-        self.parts = [torch.optim.Adam([w for w in weights if id(w) not in lazy], lr=lr, fused=True)]
-        if sparse:
-            self.parts.append(torch.optim.SparseAdam([w for w in weights if id(w) in lazy], lr=lr))
+        dense, rows = [], []
+        for w in weights:
+            (rows if id(w) in lazy else dense).append(w)
+        self.parts = [torch.optim.Adam(dense, lr=lr, fused=True)] if dense else []
+        self.parts += [torch.optim.SparseAdam(rows, lr=lr)] if rows else []
 
     def zero_grad(self) -> None:
         """Forget the gradients."""

@@ -12,7 +12,7 @@ import autodim.selection
 from autodim.data import Part
 from autodim.lookup import Candidates, uniform_candidates
 from autodim.metrics import predict
-from autodim.models import DLRS, MLP, VARIANTS, Dropout, SearchModel, loss_of
+from autodim.models import DLRS, MLP, VARIANTS, Adam, Dropout, SearchModel, loss_of
 from autodim.retrain import TrainConfig, retrain
 from autodim.search import SearchConfig, Searcher, search
 from autodim.selection import derive_dims
@@ -201,3 +201,39 @@ def test_permuted_fields_give_permuted_dims(variant, per_field, method, make_dat
     names = list("abcd")
     assert derive_dims(alphas[0], candidates, names) == derive_dims(
         alphas[1], models[1].selection.candidates, [names[m] for m in order])
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_adam_is_the_loop_and_lazy_adam_skips_rows_that_are_not_looked_up(sparse):
+    """Kingma and Ba's update in NumPy; the lazy form moves only the rows of the batch, by the global step count."""
+    torch.manual_seed(0)
+    model = DLRS([6, 5], [3, 3], lambda widths, sizes: Sum()).double()
+    optimizer = Adam(model, model.parameters(), lr=0.1, sparse=sparse)
+    table = model.embedding.tables[0].weight
+    w = table.detach().numpy().copy()
+    m, v = np.zeros_like(w), np.zeros_like(w)
+    rng = np.random.default_rng(0)
+    for t in range(1, 7):
+        ids = rng.integers(0, [4, 3], size=(5, 2))  # rows 4 and 5 of the first field never occur
+        labels = rng.integers(0, 2, 5)
+        gradient, rows = np.zeros_like(w), ids + [0, 6]
+        for row, label in zip(rows, labels):
+            logit = w[row].sum()
+            for r in row:
+                gradient[r] += (1 / (1 + np.exp(-logit)) - label) / len(labels)
+        moved = np.unique(rows) if sparse else np.arange(len(w))
+        m[moved] = 0.9 * m[moved] + 0.1 * gradient[moved]
+        v[moved] = 0.999 * v[moved] + 0.001 * gradient[moved] ** 2
+        corrected = np.sqrt(v[moved] / (1 - 0.999**t)) + 1e-8 * (1 if not sparse else 1 / np.sqrt(1 - 0.999**t))
+        w[moved] -= 0.1 * m[moved] / (1 - 0.9**t) / corrected
+        optimizer.zero_grad()
+        loss_of(model(torch.tensor(ids)), torch.tensor(labels).double()).backward()
+        optimizer.step()
+        np.testing.assert_allclose(table.detach().numpy(), w, rtol=1e-6, atol=1e-9)
+
+
+class Sum(torch.nn.Module):
+    """A backbone without weights: the sum of the embeddings."""
+
+    def forward(self, h0, ids):
+        return h0.sum(1)
