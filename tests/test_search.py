@@ -135,7 +135,7 @@ def test_weight_step_descends_the_training_loss(variant, per_field, drawn, make_
 
 def snapshot(model, optimizer) -> list[torch.Tensor]:
     """W, all buffers (BatchNorm's among them), and the optimiser's memory of W."""
-    memory = [t for state in optimizer.state.values() for t in state.values()]
+    memory = [t for part in optimizer.parts for state in part.state.values() for t in state.values()]
     kept = [t for name, t in model.state_dict().items() if not name.startswith("selection.")]
     return [t.clone() for t in kept + memory]
 

@@ -364,6 +364,8 @@ def changed(value: object) -> object:
             return {"AutoDim": "SAM"}.get(value, value + "-half")
         case tuple():
             return (*value, 999) if value and isinstance(value[0], int) else (*value, "zip")
+    if value is None:
+        return 3
     raise TypeError(value)
 
 
@@ -383,7 +385,8 @@ def variations() -> list[tuple[str, Run]]:
             found.append((f.name, altered(f.name, changed(value))))
             continue
         for g in dataclasses.fields(value):
-            inner = dataclasses.replace(value, **{g.name: changed(getattr(value, g.name))})
+            inner = copy.copy(value)
+            object.__setattr__(inner, g.name, changed(getattr(value, g.name)))
             found.append((f"{f.name}.{g.name}", altered(f.name, inner)))
     return found
 
