@@ -11,10 +11,10 @@ STUDY  := out/exp_table3.ipynb out/results/quick.csv out/figures/exp_table3.png
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study test site preview notebooks bench clean
+.PHONY: help setup study test site preview notebooks bench bench-peers clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## *' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## *' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 
 setup: $(STAMP)  ## make .venv with the pinned packages and this one
 
@@ -39,6 +39,9 @@ test: setup  ## all that CI checks: the house, every notebook, pytest
 bench: setup  ## speed on this machine, as ratios; minutes, best on an idle machine
 	$(BIN)/papermill nbs/exp_speed.ipynb out/exp_speed.ipynb -p measure True
 	@$(BIN)/python scripts/show_study.py speed out/exp_speed.ipynb out/results/speed.csv out/figures/exp_speed.png
+
+bench-peers: setup  ## whole fits of DeepCTR-Torch, FuxiCTR and torch-rechub against ours, in environments of their own
+	$(BIN)/python scripts/bench_peers.py
 
 notebooks: setup  ## run the notebooks in place and clean them; NB=nbs/02_lookup.ipynb for some
 	@$(BIN)/python scripts/run_notebooks.py $(NB)
