@@ -1,4 +1,4 @@
-"""What every driver shares: the table in, one line of JSON out. It runs in the peer's environment: numpy and torch only."""
+"""What every driver shares: the table in, one line of JSON out. It runs in the peer's environment."""
 import json
 import sys
 import time
