@@ -45,6 +45,7 @@ class MLP(nn.Module):
     Args:
         widths: width of each field's embedding [M]; their sum is |h_0|.
         cardinalities: unused here; part of the interface of backbones.
+        bfloat16: in training, multiply matrices in bfloat16; weights, sums and evaluation stay in float32.
 
     Called with h0 [B, Σ widths] and ids [B, M] (unused), it returns logits [B].
     """
@@ -55,8 +56,10 @@ class MLP(nn.Module):
         cardinalities: Sequence[int],
         hidden: Sequence[int] = (512, 512),
         dropout: float = 0.5,
+        bfloat16: bool = False,
     ) -> None:
         super().__init__()
+        self.bfloat16 = bfloat16
         layers: list[nn.Module] = []
         n_in = sum(widths)
         for n_out in hidden:
@@ -65,7 +68,9 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(n_in, 1))
 
     def forward(self, h0: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        return self.layers(h0).squeeze(1)
+        with torch.autocast(h0.device.type, torch.bfloat16, enabled=self.bfloat16 and self.training):
+            h = self.layers[:-1](h0)
+        return self.layers[-1](h.to(h0.dtype)).squeeze(1)
 
 # %% ../nbs/05_models.ipynb #75f7a40e
 MakeBackbone = Callable[[Sequence[int], Sequence[int]], nn.Module]  # (widths, cardinalities) -> backbone
