@@ -127,6 +127,7 @@ def make_grid(
     hidden: Sequence[int] = (512, 512),
     dropout: float = 0.5,
     bias_lr: float = 0.01,
+    bfloat16: bool = False,
 ) -> list[Run]:
     """The runs of Table III: `methods` from Bias, MiD, MaD, Uniform, RaS, SAM and AutoDim, for each seed.
 
@@ -137,11 +138,12 @@ def make_grid(
         draws: random draws of RaS for each seed.
         search, train: settings of search and training; `search.dims` are the candidate dimensions.
         bias_lr: learning rate of the bias-only floor, whose single weights have further to go.
+        bfloat16: matrix products of training in bfloat16, where there is an MLP.
     """
     make = partial(Run, dataset, dims=search.dims, train=train, split=split, drop_fields=tuple(drop_fields),
-                   hidden=tuple(hidden), dropout=dropout)
+                   hidden=tuple(hidden), dropout=dropout, bfloat16=bfloat16)
     choices: dict[str, Callable[[int], list[Run]]] = {
-        "Bias": lambda s: [make("Bias", s, train=replace(train, lr=bias_lr))],
+        "Bias": lambda s: [make("Bias", s, train=replace(train, lr=bias_lr), bfloat16=False)],
         "MiD": lambda s: [make("Uniform", s, dim=search.dims[0])],
         "MaD": lambda s: [make("Uniform", s, dim=search.dims[-1])],
         "Uniform": lambda s: [make("Uniform", s, dim=d) for d in range(1, search.dims[-1] + 1)],
