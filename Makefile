@@ -11,7 +11,7 @@ STUDY  := out/exp_table3.ipynb out/results/quick.csv out/figures/exp_table3.png
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study test site preview notebooks bench bench-peers clean
+.PHONY: help setup study test results site preview notebooks bench bench-peers clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## *' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -45,6 +45,13 @@ bench-peers: setup  ## whole fits of DeepCTR-Torch, FuxiCTR and torch-rechub aga
 
 notebooks: setup  ## run the notebooks in place and clean them; NB=nbs/02_lookup.ipynb for some
 	@$(BIN)/python scripts/run_notebooks.py $(NB)
+
+results: setup  ## draw all experiments from the committed rows: figures/, results/claims.csv, the README's table
+	@rm -f out/figures/exp_*.png
+	@$(BIN)/python scripts/run_notebooks.py nbs/exp_*.ipynb
+	@cp out/figures/exp_*.png figures/ && cp out/results/claims.csv results/
+	@$(BIN)/python scripts/write_readme.py
+	@$(BIN)/python scripts/run_notebooks.py nbs/index.ipynb
 
 site: setup  ## the site in _site/, with Quarto
 	@command -v quarto >/dev/null || \

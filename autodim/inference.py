@@ -74,7 +74,7 @@ def variance_components(groups: Sequence[Sequence[float]]) -> tuple[float, float
         ValueError: with fewer than two groups, or no group of two values.
     """
     if len(groups) < 2 or max(map(len, groups)) < 2:
-        raise ValueError(f"groups of {[len(g) for g in groups]} values: expected two groups, and one of at least two values")
+        raise ValueError(f"groups of {[len(g) for g in groups]} values: expected two, and one of at least two values")
     sizes, means = np.array([len(g) for g in groups]), np.array([np.mean(g) for g in groups])
     total, k = sizes.sum(), len(groups)
     grand = (sizes * means).sum() / total

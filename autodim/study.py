@@ -6,7 +6,7 @@
 __all__ = ['TEXT_COLUMNS', 'load_once', 'ONE_RUN', 'settings', 'Run', 'make_grid', 'make_backbone', 'find_dims',
            'search_time_aucs', 'processor', 'environment', 'search_record', 'run_one', 'whole_lines', 'csv_text',
            'Store', 'compute_threads', 'train_run', 'Workers', 'check_fingerprints', 'train_missing', 'begun_or_new',
-           'run_grid']
+           'count_loss', 'run_grid']
 
 # %% ../nbs/10_study.ipynb #e284d5fd
 import csv
@@ -179,7 +179,7 @@ def find_dims(run: Run, data: Data, progress: bool = True) -> tuple[dict[str, in
 
 # %% ../nbs/10_study.ipynb #a6869957
 def search_time_aucs(run: Run, data: Data, found: SearchResult) -> dict[str, object]:
-    """Validation AUCs within the search model: of its mixture, of the derived, the uniform and `run.probe` random dims."""
+    """Validation AUCs within the search model: its mixture, and the derived, uniform and `run.probe` random dims."""
     candidates = uniform_candidates(len(data.fields), run.dims)
     random = [random_dims(data.fields, candidates, run.seed, draw) for draw in range(run.probe)]
     uniform = [uniform_dims(data.fields, d) for d in run.dims]
@@ -431,10 +431,18 @@ def train_missing(
             yield run_id, row is not None
 
 # %% ../nbs/10_study.ipynb #b0c26dbc
-def begun_or_new(runs: Sequence[Run], recorded: Collection[str]) -> list[Run]:
-    """Runs whose id is recorded, and all runs of those seeds of a dataset that have none recorded."""
-    begun = {(r.dataset, r.seed) for r in runs if r.run_id in recorded}
+def begun_or_new(runs: Sequence[Run], committed: Collection[str], recorded: Collection[str]) -> list[Run]:
+    """Runs whose id is recorded, and all runs of those seeds of a dataset that have no committed one."""
+    begun = {(r.dataset, r.seed) for r in runs if r.run_id in committed}
     return [r for r in runs if r.run_id in recorded or (r.dataset, r.seed) not in begun]
+
+# %% ../nbs/10_study.ipynb #87d657df
+def count_loss(lost: Counter[str], run_id: str) -> None:
+    """Note that the process of a run has died: a warning, and at the third time a RuntimeError."""
+    lost[run_id] += 1
+    if lost[run_id] == 3:
+        raise RuntimeError(f"run {run_id}: its process died three times; is memory short?")
+    warnings.warn(f"run {run_id}: its process died; it will be tried again")
 
 # %% ../nbs/10_study.ipynb #fc4139b1
 def run_grid(
@@ -461,7 +469,7 @@ def run_grid(
         workers: runs at once, each in a process of its own if more than one.
         threads: of PyTorch in each run; the same number gives the same results.
         wait: seconds between looks at runs that another process has claimed.
-        complete: if not, take what is recorded of seeds that have rows, and train only seeds that have none.
+        complete: if not, take what there is of seeds that have rows in `committed`, and train only the other seeds.
 
     Raises:
         RuntimeError: if the process of a run dies three times.
@@ -470,7 +478,9 @@ def run_grid(
         found = [rows for rows in (s.read() for s in (*committed, store)) if len(rows)]
         return (pd.concat(found) if found else store.read()).drop_duplicates("run_id").set_index("run_id")
 
-    runs = list(runs) if complete else begun_or_new(runs, finished().index)
+    if not complete:
+        given = {run_id for s in committed for run_id in s.read().run_id}
+        runs = begun_or_new(runs, given, given.union(finished().index))
     lost: Counter[str] = Counter()
     with tqdm(total=len(runs), desc=store.path.stem, disable=not progress) as bar:
         while True:
@@ -487,10 +497,7 @@ def run_grid(
                 tried += 1
                 bar.update(recorded)
                 if not recorded:
-                    lost[run_id] += 1
-                    if lost[run_id] == 3:
-                        raise RuntimeError(f"run {run_id}: its process died three times; is memory short?")
-                    warnings.warn(f"run {run_id}: its process died; it will be tried again")
+                    count_loss(lost, run_id)
             if not tried:
                 time.sleep(wait)
     rows = done.loc[[r.run_id for r in runs]].reset_index()
