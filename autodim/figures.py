@@ -121,17 +121,19 @@ def plot_dims(table: pd.DataFrame, dims: Sequence[int], ax: Axes) -> None:
 
 # %% ../nbs/13_figures.ipynb #30d20820
 def plot_claims(claims: pd.DataFrame) -> Figure:
-    """A forest of those claims that are differences in AUC and have an interval, coloured by their verdict.
+    """A forest of those claims that are differences in AUC, coloured by their verdict; intervals from three pairs on.
 
     The paper's own value stands beside it as a hollow mark where the claim names one ("paper +0.19").
     """
-    shown = claims[claims.claim.str.contains("AUC") & claims.low.notna() & (claims.n > 2)]
+    shown = claims[claims.claim.str.contains("AUC") & claims.estimate.notna()]
     figure, ax = plt.subplots(figsize=(9, 0.9 + 0.27 * len(shown)))
     ax.axvspan(-100 * MARGIN, 100 * MARGIN, color="#bbbbbb", alpha=0.3, lw=0)
     ax.axvline(0, color="#444444", lw=0.8)
     for y, c in enumerate(shown.itertuples()):
         mark, colour = VERDICTS[c.verdict]
-        ax.errorbar(c.estimate, y, xerr=c.high - c.estimate, fmt="o", color=colour, capsize=2, ms=4)
+        if c.n > 2:
+            ax.errorbar(c.estimate, y, xerr=c.high - c.estimate, color=colour, capsize=2)
+        ax.plot(c.estimate, y, "o", color=colour, markerfacecolor=colour if c.n > 2 else "white", markersize=4)
         paper = re.search(r"paper ([+-][\d.]+)", c.claim)
         if paper:
             ax.plot(float(paper[1]), y, "D", color="#444444", markerfacecolor="white", markersize=5)

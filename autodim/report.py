@@ -218,5 +218,6 @@ def markdown_table(table: pd.DataFrame) -> str:
 def claims_markdown(claims: pd.DataFrame, folder: str = "") -> str:
     """Claims as a Markdown table whose last column links to the experiments, notebooks in `folder`."""
     table = claims_text(claims)
+    unbroken = {c: table[c].str.replace(" ", "\N{NO-BREAK SPACE}") for c in ("ours [95 %]", "verdict")}
     links = [f"[{x.removeprefix('exp_')}]({folder}{x}.ipynb)" for x in table["where"]]
-    return markdown_table(table.assign(where=links))
+    return markdown_table(table.assign(**unbroken, where=links))

@@ -99,6 +99,15 @@ def options(cell) -> dict[str, str]:
     return found
 
 
+def describe_picture(output, chosen: dict[str, str]) -> None:
+    """Give a picture its alternative text and its caption, as Quarto does with fig-alt and fig-cap."""
+    alt, caption = chosen.get("fig-alt", chosen.get("fig-cap", "")), chosen.get("fig-cap", "")
+    source = f"data:image/png;base64,{output.data.pop('image/png').strip()}"
+    words = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    alt = alt or output.metadata.get("image/png", {}).get("alt", "")
+    output.data["text/html"] = f'<figure><img src="{source}" alt="{html.escape(alt)}">{words}</figure>'
+
+
 def read_page(path: Path):
     """The filtered notebook with Quarto's options carried out."""
     notebook = nbformat.reads(filter_notebook(path.read_text(encoding="utf-8")), as_version=4)
@@ -111,6 +120,9 @@ def read_page(path: Path):
             cell.metadata["fold"] = {"state": state, "summary": chosen.get("code-summary", "Code")}
         if chosen.get("echo") == "false":
             cell.metadata["no_source"] = True
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                describe_picture(output, chosen)
     return notebook
 
 

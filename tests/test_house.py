@@ -192,6 +192,14 @@ def unproved(root: Path) -> list[str]:
     return found
 
 
+def undescribed_pictures(root: Path) -> list[str]:
+    """A figure that is saved has a caption and an alternative text on the site."""
+    return [f"{path.name}: {option} is missing: {code.splitlines()[0]}" for path in notebooks(root)
+            for code in cells(path) if re.search(r"^\s*save_figure\(", code, re.MULTILINE) and not EXPORT.search(code)
+            and not path.name[:2].isdigit()
+            for option in ("fig-cap", "fig-alt") if not re.search(rf'^#\| {option}: ".+"$', code, re.MULTILINE)]
+
+
 def not_on_site(root: Path) -> list[str]:
     """Every notebook is rendered and stands in the sidebar, once; the sidebar names no other."""
     config = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))
@@ -269,8 +277,8 @@ def unreadable_page(path: Path) -> list[str]:
 
 # ---------------------------------------------------------------- this repository keeps them
 
-PLAIN_RULES = [stale_modules, backward_imports, misnamed, unshaped_cells, unproved, not_on_site, undeclared,
-               versions_apart, not_executed]
+PLAIN_RULES = [stale_modules, backward_imports, misnamed, unshaped_cells, unproved, undescribed_pictures, not_on_site,
+               undeclared, versions_apart, not_executed]
 COPY_RULES = [not_in_step, not_clean]
 
 
@@ -310,16 +318,22 @@ def test_preview_shows_every_page_without_a_network(root, tmp_path):
 EXPERIMENTS = [path for path in NOTEBOOKS if path.stem.startswith("exp_")]
 
 
+@pytest.fixture(scope="module")
+def quick_out(tmp_path_factory) -> Path:
+    """One folder for the experiments' new rows: what one has trained the next need not."""
+    return tmp_path_factory.mktemp("quick")
+
+
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_experiment_runs_through_papermill(path, root, tmp_path):
+def test_experiment_runs_through_papermill(path, root, tmp_path, quick_out):
     """The quick configuration, all its files in a temporary folder, and the committed ones untouched."""
     watched = [entry for name in ("results", "figures", "nbs") for entry in (root / name).rglob("*") if entry.is_file()]
     before = {entry: entry.stat().st_mtime_ns for entry in watched}
     executed = tmp_path / path.name
-    command = [BIN / "papermill", path, executed, "-f", root / "configs" / "quick.yaml", "-p", "out", tmp_path]
+    command = [BIN / "papermill", path, executed, "-f", root / "configs" / "quick.yaml", "-p", "out", quick_out]
     result = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert list((tmp_path / "results").glob("*.csv")) and list((tmp_path / "figures").glob("*.png"))
+    assert list((quick_out / "results").glob("*.csv")) and list((quick_out / "figures").glob(f"{path.stem}*.png"))
     assert {entry: entry.stat().st_mtime_ns for entry in before} == before
 
 
@@ -418,6 +432,8 @@ BROKEN = {
         "imports beside"),
     "no assertion": (unproved, edit(ALPHA, "assert alpha_size(1) == 1", "alpha_size(1)"), "no assertion"),
     "no docstring": (unproved, edit(ALPHA, '\\"\\"\\"Eq. 0: the size of x.\\"\\"\\"', "pass"), "no docstring"),
+    "no alternative text": (undescribed_pictures, edit(FRONT, "print(1)", '#| fig-cap: \\"x\\"\\nsave_figure(f, 1, 2)'),
+        "fig-alt is missing"),
     "not in the sidebar": (not_on_site, edit("_quarto.yml", "href: nbs/01_beta.ipynb", "href: nbs/index.ipynb"),
         "01_beta.ipynb is not in"),
     "not rendered": (not_on_site, edit("_quarto.yml", "- nbs/*.ipynb", "- nbs/exp_*.ipynb"), "not rendered"),

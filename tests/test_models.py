@@ -237,3 +237,104 @@ class Sum(torch.nn.Module):
 
     def forward(self, h0, ids):
         return h0.sum(1)
+
+
+# ---------------------------------------------------------------- products in bfloat16
+
+def twins(hidden=(64, 32), widths=(5, 7, 4), dropout: float = 0.0) -> tuple[MLP, MLP]:
+    """The same MLP with and without bfloat16, with gains, shifts and statistics away from their start."""
+    torch.manual_seed(len(hidden))
+    plain = MLP(widths, widths, hidden, dropout)
+    for layer in plain.layers:
+        if isinstance(layer, nn.BatchNorm1d):
+            nn.init.uniform_(layer.weight, 0.5, 2)
+            nn.init.normal_(layer.bias)
+            nn.init.normal_(layer.running_mean)
+            nn.init.uniform_(layer.running_var, 0.5, 2)
+    short = MLP(widths, widths, hidden, dropout, bfloat16=True)
+    short.load_state_dict(plain.state_dict())
+    return plain, short
+
+
+def gradients_of(backbone: MLP, h0: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Of every parameter and of the input, after the loss."""
+    h0 = h0.clone().requires_grad_()
+    loss_of(backbone(h0, h0), labels).backward()
+    return {"input": h0.grad} | {name: q.grad for name, q in backbone.named_parameters()}
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return ((a.double() - b.double()).norm() / b.double().norm()).item()
+
+
+@pytest.mark.parametrize("hidden", [(64,), (64, 32), (512, 512), (32, 32, 32)])
+def test_bfloat16_gradients_are_float32_and_close(hidden):
+    """Eight bits of a number's digits: some per mille at the end, some per cent a layer further down, and not nothing.
+
+    Biases before BatchNorm have no gradient but rounding noise.
+    """
+    plain, short = twins(hidden)
+    h0, labels = torch.randn(2000, 16), torch.randint(2, (2000,)).float()
+    expected, found = gradients_of(plain, h0, labels), gradients_of(short, h0, labels)
+    idle = {f"layers.{4 * k}.bias" for k in range(len(hidden))}
+    for name, g in found.items():
+        assert g.dtype == torch.float32 and g.isfinite().all()
+        if name in idle:
+            assert g.norm() < 1e-2 * found[name.replace("bias", "weight")].norm()
+        else:
+            last = name.startswith(f"layers.{4 * len(hidden)}.")
+            assert relative(g, expected[name]) < (0.005 if last else 0.04 * len(hidden)), name
+    assert all(1e-4 < relative(found[name], expected[name]) for name in ("input", "layers.0.weight"))
+    for name, t in short.state_dict().items():
+        assert t.dtype == plain.state_dict()[name].dtype
+        assert torch.equal(t, plain.state_dict()[name]) or relative(t, plain.state_dict()[name]) < 0.01, name
+
+
+def test_bfloat16_logits_are_float32_and_their_last_product_too():
+    """With no hidden layer there is nothing left to shorten; with one the logits are close, but others."""
+    h0 = torch.randn(300, 16)
+    for hidden, same_logits in (((), True), ((64,), False)):
+        plain, short = twins(hidden)
+        a, b = plain(h0, h0), short(h0, h0)
+        assert a.dtype == b.dtype == torch.float32 and a.equal(b) == same_logits and relative(b, a) < 0.02
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden_units = short.layers[:-1](h0)
+    torch.testing.assert_close(b, hidden_units.float() @ short.layers[-1].weight[0] + short.layers[-1].bias)
+
+
+@pytest.mark.parametrize("hidden", [(64,), (64, 32)])
+def test_evaluation_is_the_same_to_the_bit_with_and_without_bfloat16(hidden):
+    plain, short = (m.eval() for m in twins(hidden, dropout=0.5))
+    h0 = torch.randn(300, 16)
+    assert short(h0, h0).equal(plain(h0, h0))
+    plain.train()(h0, h0)
+    short.train()(h0, h0)
+    short.load_state_dict(plain.state_dict())  # and after training, from the same weights
+    assert short.eval()(h0, h0).equal(plain.eval()(h0, h0))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_float64_goes_through_as_float64(training):
+    """To twelve digits by NumPy; nothing is rounded on the way."""
+    plain = twins()[0].double().train(training)
+    h0 = torch.randn(50, 16, dtype=torch.float64)
+    h, layers = h0.numpy(), plain.layers
+    for k in (0, 4):
+        h = h @ layers[k].weight.detach().numpy().T + layers[k].bias.detach().numpy()
+        norm = layers[k + 1]
+        mean, var = (h.mean(0), h.var(0)) if training else (norm.running_mean.numpy(), norm.running_var.numpy())
+        h = (h - mean) / np.sqrt(var + 1e-5) * norm.weight.detach().numpy() + norm.bias.detach().numpy()
+        h = np.maximum(h, 0)
+    found = plain(h0, h0)
+    assert found.dtype == torch.float64
+    np.testing.assert_allclose(found.detach(), (h @ layers[8].weight.detach().numpy().T)[:, 0] + layers[8].bias.item(),
+                               rtol=1e-12, atol=1e-13)
+
+
+def test_bfloat16_trains_as_well(make_data):
+    data, config = make_data(), TrainConfig(epochs=8, patience=8, batch_size=50, lr=0.03)
+    fitted = [retrain(data, [4] * 4, config, 0, lambda w, c: MLP(w, c, (16,), 0.0, bfloat16), progress=False)
+              for bfloat16 in (False, True)]
+    assert fitted[0].history != fitted[1].history
+    assert fitted[1].val.auc == pytest.approx(fitted[0].val.auc, abs=0.03) and fitted[1].val.auc > 0.7
+    assert all(t.dtype == torch.float32 for t in fitted[1].model.parameters())

@@ -4,13 +4,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from oracles import field_tables, search_loss
+from oracles import Transformation, candidate_embeddings, field_tables, random_candidates, search_loss
+from sklearn.metrics import roc_auc_score
 
 import autodim.selection
 from autodim.data import Part
 from autodim.lookup import Candidates, SharedLookup, uniform_candidates
 from autodim.models import MLP, VARIANTS, SearchModel
-from autodim.search import SearchConfig, Searcher, alpha_gradient, run_epochs, search
+from autodim.search import SearchConfig, Searcher, alpha_gradient, run_epochs, search, supernet_auc
 
 DIMS = (2, 3, 5)
 CASES = [(1, False), (2, False), (2, True), (3, False), (4, False), (4, True)]
@@ -314,3 +315,121 @@ def test_odd_data(variant, sizes, rows, settings, make_data):
     assert list(result.dims) == list(data.fields) and result.alpha.isfinite().all()
     torch.testing.assert_close(result.alpha.sum(1), torch.ones(len(sizes)))
     assert result.history["loss_train"].isfinite().all() and result.history["loss_val"].isfinite().all()
+
+
+# ---------------------------------------------------------------- AUC within the search model
+
+SIZES = (23, 31, 17)
+
+
+def searched(variant: int, per_field: bool, candidates: Candidates, n: int) -> tuple[SearchModel, Part]:
+    """A search model in float64, far from its start, in the middle of training, and n rows, each another."""
+    rng = np.random.default_rng(variant)
+    torch.manual_seed(variant)
+    model = SearchModel(SIZES, candidates, variant, lambda w, c: MLP(w, c, (6, 5), dropout=0.5), per_field).double()
+    for q in model.parameters():
+        torch.nn.init.normal_(q)
+    ids = rng.permutation(np.stack(np.unravel_index(rng.choice(np.prod(SIZES), n, replace=False), SIZES), 1))
+    part = Part(torch.tensor(ids, dtype=torch.int32), torch.tensor(rng.random(n) < 0.4, dtype=torch.float32))
+    model(part.ids, model.selection(1.0))  # running statistics that are not the batch's
+    return model, part
+
+
+def batch_statistics(h: np.ndarray) -> np.ndarray:
+    """BatchNorm without gain and shift over the rows at hand, a unit at a time."""
+    columns = []
+    for unit in h.T.tolist():
+        mean = sum(unit) / len(unit)
+        var = sum((x - mean) ** 2 for x in unit) / len(unit)
+        columns.append([(x - mean) / (var + 1e-5) ** 0.5 for x in unit])
+    return np.array(columns).T
+
+
+def supernet_logits(model: SearchModel, p: np.ndarray, ids) -> np.ndarray:
+    """Eq. 1-4 and 7-9 in float64 over one piece of rows, by its own statistics and without dropout."""
+    lookup, candidates = model.mixture.lookup, model.selection.candidates
+    tables = field_tables(lookup.embedding, SIZES)
+    x = candidate_embeddings(tables, candidates, isinstance(lookup, SharedLookup), ids)
+    weights = [w.detach().numpy() for w in getattr(model.mixture, "weights", ())]
+    zeros = [np.zeros((len(w), w.shape[2])) for w in weights]
+    h = Transformation(candidates.dims, len(SIZES), weights or None, zeros)(x, p, training=True).reshape(len(ids), -1)
+    a = {name.removeprefix("layers."): t.numpy() for name, t in model.backbone.state_dict().items()}
+    for k in (0, 4):
+        h = batch_statistics(h @ a[f"{k}.weight"].T + a[f"{k}.bias"])
+        h = np.maximum(0, h * a[f"{k + 1}.weight"] + a[f"{k + 1}.bias"])
+    return (h @ a["8.weight"].T + a["8.bias"])[:, 0]
+
+
+def weights_of(model: SearchModel, dims) -> np.ndarray:
+    """One-hot choices of the dimensions, or, for None, alpha by loops over the allowed candidates."""
+    candidates, logits = model.selection.candidates, model.selection.logits.tolist()
+    p = np.zeros((len(SIZES), len(candidates.dims)))
+    for m, allowed in enumerate(candidates.allowed):
+        for n, d in enumerate(candidates.dims):
+            if dims is not None:
+                p[m, n] = d == dims[m]
+            elif d in allowed:
+                p[m, n] = np.exp(logits[m][n]) / sum(np.exp(logits[m][candidates.dims.index(e)]) for e in allowed)
+    return p
+
+
+@all_cases
+@pytest.mark.parametrize("batch_size", [1000, 45, 20])
+@pytest.mark.parametrize("seed", range(3))
+def test_supernet_auc_by_loops(seed, batch_size, variant, per_field):
+    """In pieces of nearly equal size, each normalised by its own statistics."""
+    rng = np.random.default_rng(seed)
+    candidates, n = random_candidates(rng, len(SIZES)), 91 + seed
+    model, part = searched(variant, per_field, candidates, n)
+    for dims in (None, [int(rng.choice(allowed)) for allowed in candidates.allowed]):
+        p, starts = weights_of(model, dims), np.arange(n)
+        pieces = np.array_split(starts, int(np.ceil(n / batch_size)))
+        logits = np.concatenate([supernet_logits(model, p, part.ids[piece]) for piece in pieces])
+        expected = roc_auc_score(part.labels, logits)
+        assert supernet_auc(model, part, dims, batch_size) == pytest.approx(expected, abs=1e-9)
+
+
+@all_cases
+def test_supernet_auc_tells_dimensions_mixtures_and_pieces_apart(variant, per_field):
+    model, part = searched(variant, per_field, uniform_candidates(3, DIMS), 200)
+    found = [supernet_auc(model, part, dims, size) for size in (1000, 50)
+             for dims in (None, (2, 2, 2), (5, 5, 5), (5, 2, 3))]
+    assert len(set(found)) == len(found)
+    assert supernet_auc(model, part, (5, 2, 3)) == found[3] and supernet_auc(model, part) == found[0]
+
+
+@all_cases
+@pytest.mark.parametrize("training", [True, False])
+def test_supernet_auc_leaves_the_model_as_it_was(training, variant, per_field):
+    """Weights, running statistics, each module's own mode, gradients, and the caller's random numbers."""
+    model, part = searched(variant, per_field, uniform_candidates(3, DIMS), 60)
+    model.train(training)
+    model.backbone.layers[1].train(not training)  # a module on its own
+    modes = [m.training for m in model.modules()]
+    state, random = {name: t.clone() for name, t in model.state_dict().items()}, torch.get_rng_state()
+    supernet_auc(model, part, (2, 5, 3), 25)
+    supernet_auc(model, part)
+    assert [m.training for m in model.modules()] == modes and torch.get_rng_state().equal(random)
+    assert all(t.equal(state[name]) for name, t in model.state_dict().items())
+    assert all(q.grad is None for q in model.parameters()) and torch.is_grad_enabled()
+    model.train()
+    model(part.ids, model.selection(1.0))
+    changed = {name for name, t in model.state_dict().items() if not t.equal(state[name])}
+    assert changed and all("running" in name or "num_batches" in name for name in changed)  # recorded again
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_supernet_auc_ignores_the_order_of_rows_in_one_piece_and_alpha_where_dims_are_given(seed):
+    model, part = searched(1 + seed, False, uniform_candidates(3, DIMS), 80)
+    order = torch.randperm(80)
+    for dims in (None, (3, 5, 2)):
+        found = supernet_auc(model, part, dims)
+        assert supernet_auc(model, Part(*(t[order] for t in part)), dims) == pytest.approx(found, abs=1e-9)
+    torch.nn.init.normal_(model.selection.logits)
+    assert supernet_auc(model, part, dims) == found
+
+
+def test_supernet_auc_refuses_a_dimension_that_is_no_candidate():
+    model, part = searched(1, False, uniform_candidates(3, DIMS), 40)
+    with pytest.raises(ValueError):
+        supernet_auc(model, part, (2, 4, 5))

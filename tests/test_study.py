@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -22,7 +23,8 @@ import torch
 import autodim.study
 from autodim.retrain import TrainConfig
 from autodim.search import SearchConfig, SearchResult
-from autodim.study import Run, Store, check_fingerprints, find_dims, make_grid, run_grid, search_record
+from autodim.study import (Run, Store, begun_or_new, check_fingerprints, count_loss, find_dims, make_grid, run_grid,
+                           run_one, search_record, search_time_aucs)
 
 RESULTS = ["run_id", "method", "variant", "seed", "dims", "search", "val_auc", "val_logloss", "test_auc",
            "test_logloss", "space", "parameters", "best_epoch", "epochs", "fingerprint", "config"]
@@ -502,3 +504,266 @@ def test_search_records_keep_the_last_step_and_at_most_so_many(steps, points):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_search_records_have_null_where_there_is_no_number(value):
     assert strict(json.dumps(search_record(a_search(5, value))))["path"]["loss_val"] == [None] * 5
+
+
+# ---------------------------------------------------------------- settings that came later
+
+FIRST = {"dataset", "method", "seed", "dim", "draw", "dims", "search", "train", "split", "drop_fields", "hidden",
+         "dropout"}
+LATER = {"search_seed": None, "retrain_seed": None, "given": (), "probe": None, "bfloat16": False}
+
+
+def small_run(method: str = "AutoDim", seed: int = 0, **settings) -> Run:
+    """A run of a fraction of a second on small tables."""
+    search = SearchConfig(method, dims=(2, 4, 6), epochs=2, batch_size=50, f=2, alpha_lr=0.1)
+    return Run("small", method, seed, dims=(2, 4, 6), search=search if method in ("AutoDim", "SAM") else None,
+               train=TrainConfig(epochs=2, batch_size=50, lr=0.01), **{"hidden": (4,), **settings})
+
+
+def outcome(run: Run, data) -> dict:
+    """The recorded row of a run but for its identity and its times, the search read from its JSON."""
+    row = run_one(run, data, progress=False)
+    row = {k: v for k, v in row.items() if k in RESULTS and k not in ("run_id", "config", "search")} | {
+        "search": json.loads(row["search"] or "{}")}
+    return row
+
+
+METRICS = ("val_auc", "val_logloss", "test_auc", "test_logloss")
+
+
+def parts_of(row: dict) -> tuple:
+    """What the search found, and what training came to."""
+    return (row["dims"], row["search"].get("alpha")), tuple(row[k] for k in METRICS)
+
+
+@pytest.mark.parametrize("method", ["Bias", "Uniform", "RaS", "SAM", "AutoDim"])
+def test_runs_without_later_settings_are_the_old_runs(method):
+    plain = small_run(method)
+    assert set(json.loads(plain.config)) == FIRST and not set(json.loads(plain.config)) & set(LATER)
+    assert small_run(method, **LATER).run_id == plain.run_id
+    grid = make_grid("planted", ["MaD", "AutoDim"], [0], bfloat16=False)
+    assert [r.run_id for r in grid] == [r.run_id for r in make_grid("planted", ["MaD", "AutoDim"], [0])]
+
+
+@pytest.mark.parametrize("name, value", [("search_seed", 0), ("retrain_seed", 0), ("probe", 0), ("bfloat16", True)])
+def test_a_later_setting_that_is_set_is_recorded_even_where_it_is_zero(name, value):
+    run = small_run(**{name: value})
+    assert json.loads(run.config) == json.loads(small_run().config) | {name: value}
+    assert run.run_id != small_run().run_id and rebuilt(run.config) == run
+
+
+def test_bfloat16_is_for_runs_with_an_mlp():
+    runs = make_grid("planted", ["Bias", "MaD", "RaS", "SAM", "AutoDim"], [0], bfloat16=True)
+    assert {(r.method == "Bias", r.bfloat16) for r in runs} == {(True, False), (False, True)}
+
+
+@pytest.mark.parametrize("settings, text", [
+    ({"method": "Given"}, "Given needs a dimension for each field"),
+    ({"method": "Uniform", "dim": 2, "given": (2, 4)}, "the others choose theirs"),
+    ({"method": "AutoDim", "given": (2, 4)}, "the others choose theirs"),
+    ({"method": "RaS", "probe": 3}, "there is no search model to look into"),
+    ({"method": "RaS", "probe": 0}, "there is no search model to look into"),
+], ids=["given nothing", "given to a uniform", "given to a search", "probe without search", "empty probe"])
+def test_later_settings_at_odds_with_the_method_are_refused(settings, text):
+    with pytest.raises(ValueError, match=text):
+        small_run(**settings)
+
+
+def test_given_dimensions_must_be_those_of_all_fields(make_data):
+    with pytest.raises(ValueError, match="3 given dimensions for the 4 fields of small"):
+        find_dims(small_run("Given", given=(2, 2, 4)), make_data())
+
+
+@pytest.mark.parametrize("method", ["Bias", "Uniform", "RaS", "AutoDim", "SAM"])
+def test_the_seed_of_retraining_moves_metrics_and_no_dimension(method, make_data):
+    data, dim = make_data(), {"dim": 4} if method == "Uniform" else {}
+    plain, other, same = (outcome(small_run(method, retrain_seed=s, **dim), data) for s in (None, 5, 0))
+    (found, metrics), (found_5, metrics_5) = parts_of(plain), parts_of(other)
+    assert found == found_5 and plain["space"] == other["space"] and plain["search"] == other["search"]
+    assert all(a != b for a, b in zip(metrics, metrics_5))
+    assert same == plain  # the run's own seed, said aloud
+
+
+@pytest.mark.parametrize("method", ["AutoDim", "SAM"])
+def test_the_seed_of_the_search_moves_alpha(method, make_data):
+    """It is the seed of `search` itself; training depends on it through the dimensions alone."""
+    data = make_data()
+    plain, other, same = (outcome(small_run(method, search_seed=s), data) for s in (None, 5, 0))
+    assert plain["search"]["alpha"] != other["search"]["alpha"] and same == plain
+    crossed = outcome(small_run(method, seed=5, retrain_seed=0), data)
+    assert parts_of(crossed) == parts_of(other) and crossed["search"] == other["search"]
+    given = tuple(json.loads(other["dims"]).values())
+    assert parts_of(outcome(small_run("Given", given=given), data))[1] == parts_of(other)[1]
+
+
+def test_only_the_runs_own_seed_chooses_the_data(tmp_path):
+    """Planted data, loaded as a grid loads it: five runs of which the last has another split."""
+    (run,) = [r for r in tiny_grid() if r.method == "AutoDim"]
+    runs = [dataclasses.replace(run, **more) for more in (
+        {}, {"search_seed": 1}, {"retrain_seed": 1}, {"search_seed": 1, "retrain_seed": 1}, {"seed": 1})]
+    rows = run_grid(runs, Store(tmp_path / "s.csv"), progress=False)
+    assert rows.fingerprint.nunique() == 2 and rows.fingerprint[:4].nunique() == 1
+    assert rows.seed.tolist() == [0, 0, 0, 0, 1] and rows.test_auc.nunique() >= 4
+    alpha = [json.loads(text)["alpha"] for text in rows.search]
+    assert alpha[0] == alpha[2] != alpha[1] == alpha[3]
+
+
+@pytest.mark.parametrize("method, variant", [("AutoDim", 1), ("AutoDim", 4), ("SAM", 2)])
+def test_given_the_found_dimensions_training_comes_to_the_same(method, variant, make_data):
+    data, run = make_data(), small_run(method)
+    run = dataclasses.replace(run, search=dataclasses.replace(run.search, variant=variant))
+    found = outcome(run, data)
+    given = tuple(json.loads(found["dims"]).values())
+    again = outcome(small_run("Given", given=given), data)
+    for name in ("dims", "space", "parameters", "best_epoch", "epochs", *METRICS):
+        assert again[name] == found[name]
+    assert again["search"] == {} and len(set(given)) > 1
+    other = outcome(small_run("Given", given=given[::-1]), data)
+    assert other["test_auc"] != found["test_auc"] and json.loads(other["dims"]) == dict(zip(data.fields, given[::-1]))
+
+
+def test_bfloat16_moves_the_metrics_a_little(make_data):
+    data = make_data(rows=(600, 200, 200))
+    plain, short = (outcome(small_run("Uniform", dim=4, hidden=(16,), bfloat16=b), data) for b in (False, True))
+    assert plain["dims"] == short["dims"] and all(plain[k] != short[k] for k in ("test_logloss", "val_logloss"))
+    assert short["test_logloss"] == pytest.approx(plain["test_logloss"], abs=0.02)
+
+
+@pytest.mark.parametrize("method", ["AutoDim", "SAM"])
+@pytest.mark.parametrize("probe", [0, 3])
+def test_a_probe_adds_search_time_aucs_and_changes_nothing_else(probe, method, make_data):
+    data = make_data()
+    plain, probed = outcome(small_run(method), data), outcome(small_run(method, probe=probe), data)
+    aucs = probed["search"].pop("search_time_auc")
+    assert probed == plain
+    assert list(aucs) == ["mixture", "derived", "uniform", "random"]
+    assert (len(aucs["uniform"]), len(aucs["random"])) == (3, probe)
+    values = [aucs["mixture"], aucs["derived"], *aucs["uniform"], *aucs["random"]]
+    assert all(0.5 < x < 1 and x == round(x, 6) for x in values) and len(set(values)) > 3
+
+
+def test_a_probe_ranks_the_derived_the_uniform_and_the_random_choices_on_validation(make_data, monkeypatch):
+    """The random ones are the draws of RaS of the same seed, which are trained elsewhere."""
+    data, run, asked = make_data(), small_run(seed=3, probe=4), []
+
+    def noted(model, part, dims=None):
+        asked.append(dims)
+        assert part is data.val
+        return len(asked) / 16
+    monkeypatch.setattr(autodim.study, "supernet_auc", noted)
+    dims, found = find_dims(run, data, progress=False)
+    aucs = search_time_aucs(run, data, found)
+    by_auc = {(k + 1) / 16: dims if dims is None else list(dims) for k, dims in enumerate(asked)}
+    draws = [list(find_dims(small_run("RaS", seed=3, draw=k), data)[0].values()) for k in range(4)]
+    assert by_auc[aucs["mixture"]] is None and by_auc[aucs["derived"]] == list(dims.values())
+    assert [by_auc[x] for x in aucs["uniform"]] == [[2] * 4, [4] * 4, [6] * 4]
+    assert [by_auc[x] for x in aucs["random"]] == draws and len(asked) == 9
+
+
+# ---------------------------------------------------------------- seeds that have begun, and those that have not
+
+def many_runs() -> list[Run]:
+    return [Run(dataset, "Uniform", seed, dim=d) for dataset in ("a", "b") for seed in range(3) for d in range(1, 4)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_begun_or_new_by_loops(seed):
+    rng, runs = random.Random(seed), many_runs()
+    rng.shuffle(runs)
+    ids = [r.run_id for r in runs] + ["another"]
+    committed = rng.sample(ids, rng.randint(0, 5))
+    recorded = set(committed) | set(rng.sample(ids, rng.randint(0, 5)))
+    expected = []
+    for run in runs:
+        begun = False
+        for other in runs:
+            if other.run_id in committed and other.dataset == run.dataset and other.seed == run.seed:
+                begun = True
+        if not begun or run.run_id in recorded:
+            expected.append(run)
+    found = begun_or_new(runs, committed, recorded)
+    assert found == expected  # in their order
+    assert begun_or_new(found, committed, recorded) == found
+    assert {r.run_id for r in runs} & recorded <= {r.run_id for r in found}
+    for run in runs:  # one more recorded run is one more run at most
+        more = begun_or_new(runs, committed, recorded | {run.run_id})
+        assert set(more) == set(found) | {run}
+
+
+def test_begun_or_new_at_its_ends():
+    runs, ids = many_runs(), [r.run_id for r in many_runs()]
+    assert begun_or_new(runs, [], []) == begun_or_new(runs, [], ids) == begun_or_new(runs, ids, ids) == runs
+    assert begun_or_new(runs, ids, []) == begun_or_new([], ids, ids) == []
+    assert begun_or_new(runs, ids[:1], ids[:1]) == runs[:1] + runs[3:]
+    assert begun_or_new(runs, [], ids[:1]) == runs  # recorded, but not committed: the seed goes on
+
+
+def trained_ids(path) -> list[str]:
+    return [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_an_incomplete_grid_trains_new_seeds_and_resumes_its_own(complete, tmp_path, monkeypatch):
+    """Seed 0 is half committed, seed 1 half done in the own store, seed 2 is new."""
+    monkeypatch.chdir(tmp_path)
+    fake_training(monkeypatch)
+    runs = [Run("planted", "Uniform", seed, dim=d) for d in range(1, 5) for seed in range(3)]  # seeds in turn
+    by_seed = [[r for r in runs if r.seed == s] for s in range(3)]
+    committed, own = Store(tmp_path / "committed.csv"), Store(tmp_path / "own.csv")
+    run_grid(by_seed[0][1:3], committed, progress=False)
+    run_grid([by_seed[0][3], *by_seed[1][:2]], own, progress=False)
+    (tmp_path / "trained.txt").unlink()
+    before = committed.path.read_bytes()
+    rows = run_grid(runs, own, committed=[committed], progress=False, complete=complete)
+    missing = {r for r in runs if r not in (*by_seed[0][1:], *by_seed[1][:2])}
+    expected = missing if complete else missing - set(by_seed[0])
+    assert sorted(trained_ids(tmp_path / "trained.txt")) == sorted(r.run_id for r in expected)
+    there = [r for r in runs if complete or r != by_seed[0][0]]
+    assert rows.run_id.tolist() == [r.run_id for r in there] and len(rows) == (12 if complete else 11)
+    assert committed.path.read_bytes() == before
+    (tmp_path / "trained.txt").unlink()
+    again = run_grid(runs, own, committed=[committed], progress=False, complete=complete)
+    assert again.run_id.tolist() == rows.run_id.tolist() and trained_ids(tmp_path / "trained.txt") == []
+
+
+def test_an_incomplete_grid_of_begun_seeds_trains_nothing_and_makes_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fake_training(monkeypatch)
+    runs = [Run("planted", "Uniform", seed, dim=d) for seed in range(2) for d in range(1, 5)]
+    stores = [Store(tmp_path / name) for name in ("a.csv", "b.csv")]
+    for store, run in zip(stores, (runs[1], runs[6])):
+        run_grid([run], store, progress=False)
+    (tmp_path / "trained.txt").unlink()
+    rows = run_grid(runs, Store(tmp_path / "none" / "s.csv"), stores, progress=False, complete=False)
+    assert rows.run_id.tolist() == [runs[1].run_id, runs[6].run_id]
+    assert trained_ids(tmp_path / "trained.txt") == [] and not (tmp_path / "none").exists()
+
+
+def test_an_incomplete_grid_interrupted_in_a_new_seed_ends_it_the_next_time(tmp_path, monkeypatch):
+    """The own rows of a seed are not taken for committed ones, whichever run was the last."""
+    monkeypatch.chdir(tmp_path)
+    fake_training(monkeypatch)
+    real, runs = autodim.study.run_one, [Run("planted", "Uniform", 7, dim=d) for d in range(1, 5)]
+    own = Store(tmp_path / "own.csv")
+
+    def interrupted(run, *arguments):
+        if run == runs[2]:
+            raise KeyboardInterrupt
+        return real(run, *arguments)
+    monkeypatch.setattr(autodim.study, "run_one", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(runs, own, progress=False, complete=False)
+    assert own.read().run_id.tolist() == [r.run_id for r in runs[:2]]
+    monkeypatch.setattr(autodim.study, "run_one", real)
+    assert run_grid(runs, own, progress=False, complete=False).run_id.tolist() == [r.run_id for r in runs]
+    assert trained_ids(tmp_path / "trained.txt") == [r.run_id for r in runs]
+
+
+def test_a_run_may_lose_its_process_twice_whatever_others_lose():
+    lost = Counter()
+    for run_id in ("x", "y", "x", "y"):
+        with pytest.warns(UserWarning, match=f"run {run_id}: its process died; it will be tried again"):
+            count_loss(lost, run_id)
+    for run_id in ("y", "x"):
+        with pytest.raises(RuntimeError, match=f"run {run_id}: its process died three times"):
+            count_loss(lost, run_id)

@@ -1,0 +1,112 @@
+"""What is committed fits together: rows and their identities, claims, the README's table, figures and pages."""
+import csv
+import hashlib
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from write_readme import MARKS, with_claims
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def whole_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV as text, up to its last complete line: a study may be running."""
+    text = path.read_text(encoding="utf-8")
+    return list(csv.DictReader(StringIO(text[:text.rfind("\n") + 1], newline="")))
+
+
+TABLES = {path.name: whole_rows(path) for path in sorted((ROOT / "results").glob("*.csv"))}
+STORES = [name for name, rows in TABLES.items() if rows and "run_id" in rows[0]]
+PAGES = {path.stem for path in (ROOT / "nbs").glob("*.ipynb")}
+
+
+# ---------------------------------------------------------------- rows
+
+def test_there_are_stores():
+    assert {"table3.csv", "planted.csv"} <= set(STORES)
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_a_row_is_named_by_its_configuration_and_stands_once(name):
+    rows = TABLES[name]
+    for line, row in enumerate(rows, 2):
+        digest = hashlib.sha256(row["config"].encode("utf-8")).hexdigest()
+        assert row["run_id"] == digest[:12], f"{name} line {line}"
+    assert len({row["run_id"] for row in rows}) == len(rows)
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_a_row_has_possible_numbers(name):
+    for line, row in enumerate(TABLES[name], 2):
+        assert None not in row and None not in row.values(), f"{name} line {line}: columns"
+        assert 0.5 < float(row["test_auc"]) < 1 and 0.5 < float(row["val_auc"]) < 1, f"{name} line {line}"
+        assert 0 < float(row["space"]) <= 1, f"{name} line {line}"
+        assert 0 < int(row["test_positives"]) < int(row["n_test"]), f"{name} line {line}"
+        assert 1 <= int(row["best_epoch"]) <= int(row["epochs"]), f"{name} line {line}"
+
+
+# ---------------------------------------------------------------- claims
+
+COLUMNS = ["claim", "section", "experiment", "estimate", "low", "high", "n", "test", "p", "verdict"]
+
+
+@pytest.fixture(scope="module")
+def claims() -> pd.DataFrame:
+    return pd.read_csv(ROOT / "results" / "claims.csv")
+
+
+def test_claims_have_their_columns_verdicts_and_pages(claims):
+    assert list(claims) == COLUMNS and len(claims) > 20 and claims.claim.is_unique
+    assert set(claims.verdict) <= {"reproduced", "not reproduced", "inconclusive"}
+    assert set(claims.experiment) <= PAGES
+    assert not claims[["claim", "section", "experiment", "n", "verdict"]].isna().any(axis=None)
+
+
+def test_claims_have_their_estimates_within_their_intervals(claims):
+    for c in claims.itertuples():
+        assert np.isnan(c.low) == np.isnan(c.high), c.claim
+        assert np.isnan(c.low) or c.low <= c.estimate <= c.high, c.claim
+        assert np.isnan(c.p) or 0 <= c.p <= 1, c.claim
+        assert not np.isnan(c.estimate) or (c.n == 0 and c.verdict == "inconclusive"), c.claim
+
+
+# ---------------------------------------------------------------- the README's table
+
+TEXT = f"# Title\n\n{MARKS[0]}\nold\n{MARKS[1]}\n\nthe rest\n"
+
+
+def test_the_readme_has_todays_claims(claims):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text == with_claims(text, claims), "run scripts/write_readme.py"
+
+
+@pytest.mark.parametrize("old", ["", "old\n", "| a |\n| :-- |\n"])
+def test_only_what_is_between_the_marks_is_written(old, claims):
+    before, after = f"# Title\n\n{MARKS[0]}\n", f"{MARKS[1]}\n\nthe rest\n"
+    written = with_claims(before + old + after, claims)
+    assert written.startswith(before) and written.endswith("\n" + after)
+    table = written[len(before):-len(after)].splitlines()
+    assert len(table) == len(claims) + 2 and all(line.startswith("| ") and line.endswith(" |") for line in table)
+    for line, claim, experiment in zip(table[2:], claims.claim, claims.experiment):
+        assert line.startswith(f"| {claim} | ") and line.endswith(f"(nbs/{experiment}.ipynb) |")
+    assert with_claims(written, claims) == written == with_claims(TEXT, claims)
+
+
+@pytest.mark.parametrize("text", ["", MARKS[0], MARKS[1], TEXT + MARKS[0], TEXT + TEXT, f"{MARKS[1]}\n{MARKS[0]}\n"],
+                         ids=["none", "no end", "no beginning", "two beginnings", "two tables", "turned round"])
+def test_a_readme_without_the_marks_is_refused(text, claims):
+    with pytest.raises(ValueError, match="once each and in this order"):
+        with_claims(text, claims)
+
+
+# ---------------------------------------------------------------- figures
+
+def test_every_figure_is_a_pages():
+    figures = sorted((ROOT / "figures").glob("*.png"))
+    assert figures
+    for path in figures:
+        assert any(path.stem == page or path.stem.startswith(page + "-") for page in PAGES), path.name
+        assert path.read_bytes().startswith(b"\x89PNG")
