@@ -81,9 +81,14 @@ def plot_auc_space(rows: pd.DataFrame, ax: Axes) -> None:
 
     Intervals from three seeds on. The paper's means and sd stand beside them, less the paper's MaD, where it has the
     dataset. What lies below the smallest candidate is named in the corner.
+
+    Raises:
+        ValueError: if there are no rows of MaD.
     """
     rows = named(rows).assign(family=rows.method.replace({"Uniform": "uniform", "Bias": "bias only"}))
     mad = rows[rows.name == "MaD"].set_index("seed").test_auc
+    if mad.empty:
+        raise ValueError("no rows of MaD: AUC is drawn less MaD's on the same seed")
     rows = rows[rows.seed.isin(mad.index)]
     rows = rows.assign(x=100 * rows.space, y=100 * (rows.test_auc - rows.seed.map(mad)))
     narrow = (rows.method == "Uniform") & (rows.dim < setting(rows, "dims").str[0])

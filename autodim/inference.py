@@ -41,7 +41,7 @@ def compare(differences: Sequence[float], margin: float = MARGIN) -> Comparison:
     """Paired differences, one a seed, against 0 (t test, Wilcoxon) and against ± `margin` (two one-sided t tests)."""
     d = np.asarray(differences, float)
     n, nan = len(d), float("nan")
-    if n < 2 or d.std() == 0:
+    if n < 2 or np.ptp(d) <= 1e-12 * np.abs(d).max():
         mean = float(d.mean()) if n else nan
         known = mean if n > 1 else nan  # equal differences have an interval of no width, and no test
         return Comparison(n, mean, known, known, nan, nan, nan)

@@ -197,7 +197,8 @@ VERDICTS = {"reproduced": ("✓", "#029e73"), "not reproduced": ("✗", "#d55e00
 def claims_text(claims: pd.DataFrame) -> pd.DataFrame:
     """Claims for reading: claim, section, estimate with its 95 % interval, n, test with p, verdict, and where."""
     def number(x: float) -> str:
-        return f"{x:.2f}" if abs(x) < 10 else f"{x:.1f}"
+        digits = 2 if abs(x) < 10 else 1
+        return f"{round(x, digits) + 0.0:.{digits}f}"  # + 0.0: no "-0.00"
     interval = [number(c.estimate) + (f" [{number(c.low)}, {number(c.high)}]" if c.low < c.high else "")
                 if not np.isnan(c.estimate) else "" for c in claims.itertuples()]
     p = ["" if np.isnan(c.p) else "p < .0001" if c.p < 0.0001 else f"p = {c.p:.2g}" for c in claims.itertuples()]

@@ -221,12 +221,13 @@ def supernet_auc(model: SearchModel, part: Part, dims: Sequence[int] | None = No
         place = torch.tensor([model.selection.candidates.dims.index(d) for d in dims], device=p.device)
         p = torch.nn.functional.one_hot(place, p.shape[1]).to(p.dtype)
     training = {m: m.training for m in model.modules()}
-    model.eval()
-    for m in training:
-        m.training = getattr(m, "track_running_stats", False)  # normalise by the batch
-    pieces = -(-len(part.labels) // batch_size)
-    with frozen_statistics(model):
-        logits = torch.cat([model(ids, p) for ids in part.ids.tensor_split(pieces)])
-    for m, mode in training.items():
-        m.training = mode
+    pieces = max(1, min(-(-len(part.labels) // batch_size), len(part.labels) // 2))  # of two rows or more
+    try:
+        for m in training:
+            m.training = getattr(m, "track_running_stats", False)  # normalise by the batch, but drop nothing out
+        with frozen_statistics(model):
+            logits = torch.cat([model(ids, p) for ids in part.ids.tensor_split(pieces)])
+    finally:
+        for m, mode in training.items():
+            m.training = mode
     return auc(logits, part.labels)

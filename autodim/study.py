@@ -95,8 +95,9 @@ class Run:
         if bool(self.given) != (self.method == "Given"):
             raise ValueError(f"method {self.method!r} with given={self.given}: Given needs a dimension for each field, "
                              "the others choose theirs")
-        if self.probe is not None and not self.search:
-            raise ValueError(f"method {self.method!r} with probe={self.probe}: there is no search model to look into")
+        for name in ("probe", "search_seed"):
+            if getattr(self, name) is not None and not self.search:
+                raise ValueError(f"method {self.method!r} with {name}={getattr(self, name)}: it does not search")
 
     @property
     def config(self) -> str:

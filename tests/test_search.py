@@ -407,8 +407,12 @@ def test_supernet_auc_leaves_the_model_as_it_was(training, variant, per_field):
     model.backbone.layers[1].train(not training)  # a module on its own
     modes = [m.training for m in model.modules()]
     state, random = {name: t.clone() for name, t in model.state_dict().items()}, torch.get_rng_state()
+    graphs = []
+    handle = model.register_forward_hook(lambda _, inputs, logits: graphs.append(logits.requires_grad))
     supernet_auc(model, part, (2, 5, 3), 25)
     supernet_auc(model, part)
+    handle.remove()
+    assert graphs == [False] * 4  # three pieces and one, and no graph of any
     assert [m.training for m in model.modules()] == modes and torch.get_rng_state().equal(random)
     assert all(t.equal(state[name]) for name, t in model.state_dict().items())
     assert all(q.grad is None for q in model.parameters()) and torch.is_grad_enabled()

@@ -524,9 +524,8 @@ def small_run(method: str = "AutoDim", seed: int = 0, **settings) -> Run:
 def outcome(run: Run, data) -> dict:
     """The recorded row of a run but for its identity and its times, the search read from its JSON."""
     row = run_one(run, data, progress=False)
-    row = {k: v for k, v in row.items() if k in RESULTS and k not in ("run_id", "config", "search")} | {
-        "search": json.loads(row["search"] or "{}")}
-    return row
+    kept = {k: row[k] for k in RESULTS if k not in ("run_id", "config")}
+    return kept | {"search": json.loads(row["search"] or "{}")}
 
 
 METRICS = ("val_auc", "val_logloss", "test_auc", "test_logloss")
@@ -562,9 +561,11 @@ def test_bfloat16_is_for_runs_with_an_mlp():
     ({"method": "Given"}, "Given needs a dimension for each field"),
     ({"method": "Uniform", "dim": 2, "given": (2, 4)}, "the others choose theirs"),
     ({"method": "AutoDim", "given": (2, 4)}, "the others choose theirs"),
-    ({"method": "RaS", "probe": 3}, "there is no search model to look into"),
-    ({"method": "RaS", "probe": 0}, "there is no search model to look into"),
-], ids=["given nothing", "given to a uniform", "given to a search", "probe without search", "empty probe"])
+    ({"method": "RaS", "probe": 3}, "it does not search"),
+    ({"method": "RaS", "probe": 0}, "it does not search"),
+    ({"method": "Uniform", "dim": 2, "search_seed": 3}, "it does not search"),
+], ids=["given nothing", "given to a uniform", "given to a search", "probe without search", "empty probe",
+     "search seed without search"])
 def test_later_settings_at_odds_with_the_method_are_refused(settings, text):
     with pytest.raises(ValueError, match=text):
         small_run(**settings)
