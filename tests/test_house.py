@@ -313,6 +313,8 @@ def test_preview_shows_every_page_without_a_network(root, tmp_path):
         text = page.read_text(encoding="utf-8")
         assert not re.search(r"""(?:<script|<link)\b|(?:src|url\()=?["']?https?:""", text), page.name
         assert not re.search(r"\$\$|\\begin\{", re.sub(r"(?s)<pre.*?</pre>|<code.*?</code>", "", text)), page.name
+        if page.stem.startswith(("exp_", "index")):
+            assert not re.search(r'<img (?![^>]*\balt="[^"]+")', text), page.name
 
 
 EXPERIMENTS = [path for path in NOTEBOOKS if path.stem.startswith("exp_")]
