@@ -143,7 +143,7 @@ def plot_claims(claims: pd.DataFrame) -> Figure:
         if paper:
             ax.plot(float(paper[1]), y, "D", color="#444444", markerfacecolor="white", markersize=5)
         ax.annotate(mark, (1.01, y), xycoords=("axes fraction", "data"), color=colour, va="center")
-    labels = [c.claim.split(" (")[0] for c in shown.itertuples()]
+    labels = [c.claim.split(" (")[0] + ", chronological" * ("chronological" in c.claim) for c in shown.itertuples()]
     ax.set_yticks(range(len(shown)), labels)
     ax.set_ylim(len(shown) - 0.5, -0.5)
     ax.set(xlabel="our estimate (points of AUC)")
@@ -151,5 +151,5 @@ def plot_claims(claims: pd.DataFrame) -> Figure:
     handles = [ax.plot([], [], "o", color=colour, label=f"{mark} {word}")[0]
                for word, (mark, colour) in VERDICTS.items()]
     handles += ax.plot([], [], "D", color="#444444", markerfacecolor="white", label="the paper")
-    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=4, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     return figure
