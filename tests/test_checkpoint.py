@@ -1,0 +1,98 @@
+"""An interrupted training goes on as if nothing had happened: resumed = uninterrupted, to the last bit."""
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from autodim.models import MLP
+from autodim.retrain import TrainConfig, retrain
+from autodim.search import SearchConfig, search
+
+BACKBONE = partial(MLP, hidden=(16, 8))
+
+
+class Memory:
+    """Keeps states in memory; interrupts after the n-th save, as Ctrl-C would. A saved state must not change later."""
+
+    def __init__(self, interrupt_after: int = 0) -> None:
+        self.states, self.left = [], interrupt_after
+
+    def load(self):
+        return {name: t.clone() for name, t in self.states[-1].items()} if self.states else None
+
+    def save(self, state):
+        self.states.append(state)
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def same(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name].nan_to_num(-9), b[name].nan_to_num(-9)) for name in a)
+
+
+SEARCHES = {
+    "AutoDim-1": SearchConfig(), "AutoDim-2": SearchConfig(variant=2), "AutoDim-3": SearchConfig(variant=3),
+    "AutoDim-4": SearchConfig(variant=4), "SAM": SearchConfig("SAM"), "second order": SearchConfig(xi=0.01),
+    "hard": SearchConfig(hard=True), "sparse": SearchConfig(sparse=True),
+    "per field": SearchConfig(variant=2, per_field=True),
+}
+
+
+@pytest.mark.parametrize("stop", [1, 2])
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_resumed_search_equals_an_uninterrupted_one(name, stop, make_data):
+    data = make_data()  # 300 training and 120 validation rows: batches of 50 end within the validation's own epoch
+    config = replace(SEARCHES[name], dims=(2, 4), epochs=3, f=2, batch_size=50, tau_decay=0.05)
+    run = partial(search, data, config, 1, make_backbone=BACKBONE, progress=False)
+    whole, memory = run(), Memory(stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint=memory)
+    torch.rand(5)  # the caller's random numbers are not those of the search
+    resumed = run(checkpoint=memory)
+    assert torch.equal(resumed.alpha, whole.alpha) and resumed.dims == whole.dims
+    assert same(resumed.history, whole.history)
+    assert same(resumed.model.state_dict(), whole.model.state_dict())
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_resumed_training_equals_an_uninterrupted_one(sparse, stop, make_data):
+    config = TrainConfig(epochs=5, patience=4, batch_size=50, lr=0.01, sparse=sparse)
+    run = partial(retrain, make_data(), [2, 4, 2, 8], config, 1, BACKBONE, False)
+    whole, memory = run(), Memory(stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint=memory)
+    resumed = run(checkpoint=memory)
+    assert len(resumed.history) > stop  # something was left to do
+    assert resumed.history == whole.history and resumed.best_epoch == whole.best_epoch and resumed.val == whole.val
+    assert same(resumed.model.state_dict(), whole.model.state_dict())
+
+
+def test_a_finished_training_is_not_done_again(make_data):
+    config = TrainConfig(epochs=30, patience=1, batch_size=50, lr=0.05)
+    run = partial(retrain, make_data(), [2, 4, 2, 8], config, 1, BACKBONE, False)
+    memory = Memory()
+    whole = run(checkpoint=memory)
+    assert len(whole.history) < 30  # patience ended it
+    saved = len(memory.states)
+    again = run(checkpoint=memory)
+    assert len(memory.states) == saved and again.history == whole.history
+    assert same(again.model.state_dict(), whole.model.state_dict())
+
+
+def test_saved_states_do_not_change_as_training_goes_on(make_data):
+    memory = Memory()
+    retrain(make_data(), [2, 4, 2, 8], TrainConfig(epochs=3, batch_size=50), 1, BACKBONE, False, memory)
+    first, last = memory.states[0], memory.states[-1]
+    assert any(not torch.equal(first[name], last[name]) for name in first if name.startswith("model/"))
+    assert len(first["history/rows"]) == 1
+
+
+def test_a_state_is_plain_tensors(make_data):
+    memory = Memory()
+    search(make_data(), SearchConfig(dims=(2, 4), epochs=1, batch_size=50), 0, make_backbone=BACKBONE, progress=False,
+           checkpoint=memory)
+    assert all(type(name) is str and type(t) is torch.Tensor and t.device.type == "cpu"
+               for name, t in memory.states[0].items())
