@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PEERS  := .peers/exports
 NB     ?=
 # `make study` writes here
 STUDY  := out/exp_table3.ipynb out/results/quick.csv out/figures/exp_table3.png
@@ -11,7 +12,7 @@ STUDY  := out/exp_table3.ipynb out/results/quick.csv out/figures/exp_table3.png
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study test results site preview notebooks bench bench-peers clean
+.PHONY: help setup study peers test results site preview notebooks bench bench-peers clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## *' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -31,7 +32,20 @@ study: setup  ## Table III on the embedded synthetic data
 	$(BIN)/papermill nbs/exp_table3.ipynb out/exp_table3.ipynb -f configs/quick.yaml
 	@$(BIN)/python scripts/show_study.py table3 $(STUDY)
 
-test: setup  ## all that CI checks: the house, every notebook, pytest
+peers: setup  ## TorchRec, DeepCTR-Torch and FuxiCTR, in which the tests load the exports (Linux)
+	@if test "$$(uname -s)" = Linux; then $(MAKE) --no-print-directory $(PEERS)/.installed; \
+	  else echo "peers: FBGEMM is built for Linux alone; tests of the exports that need it are skipped here"; fi
+
+$(PEERS)/.installed: requirements-peers.txt $(STAMP)
+	@echo "Making $(PEERS) with the packages of requirements-peers.txt (about a minute)"
+	@$(BIN)/python -m venv --clear $(PEERS)
+	@# .venv's packages are seen behind its own: one PyTorch serves both
+	@$(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $(PEERS)/site
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(cat $(PEERS)/site)/venv.pth"
+	@$(PEERS)/bin/python -m pip install --quiet --no-deps --no-compile --requirement requirements-peers.txt
+	@touch $@
+
+test: setup peers  ## all that CI checks: the house, every notebook, pytest
 	$(BIN)/pytest --quiet -m house tests/test_house.py
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --do_print --n_workers 2
 	$(BIN)/pytest --quiet tests

@@ -14,7 +14,7 @@ settings = ConfigParser()
 settings.read(ROOT / "settings.ini", encoding="utf-8")
 cfg = settings["DEFAULT"]
 
-test = cfg["test_requirements"].split()
+onnx, test = cfg["onnx_requirements"].split(), cfg["test_requirements"].split()
 setup(
     name=cfg["lib_name"],
     version=cfg["version"],
@@ -29,7 +29,7 @@ setup(
     packages=[cfg["lib_path"]],
     python_requires=">=3.11,<3.14",
     install_requires=cfg["requirements"].split(),
-    extras_require={"test": test, "dev": test + cfg["dev_requirements"].split()},
+    extras_require={"onnx": onnx, "test": test, "dev": test + cfg["dev_requirements"].split()},
     entry_points={"console_scripts": cfg["console_scripts"].split()},
     zip_safe=False,
     classifiers=[

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Buckets', 'DataError', 'find_root', 'criteo_buckets', 'quantile_edges', 'as_numbers', 'Vocabulary', 'factorize',
-           'bucketed', 'fit_vocabulary', 'Split', 'cut', 'random_split', 'chronological_split', 'downsample_negatives',
-           'Part', 'Data', 'fingerprint', 'check_labels', 'check_table', 'check_split', 'encode_table', 'batches']
+           'bucketed', 'fit_vocabulary', 'vocabulary_to_dict', 'vocabulary_from_dict', 'Split', 'cut', 'random_split',
+           'chronological_split', 'downsample_negatives', 'Part', 'Data', 'fingerprint', 'check_labels', 'check_table',
+           'check_split', 'encode_table', 'batches']
 
 # %% ../nbs/00_data.ipynb #28b45420
 import hashlib
@@ -149,6 +150,59 @@ def fit_vocabulary(column: pd.Series, min_count: int = 1, buckets: Buckets = Non
     if rule != "values":
         values = values.astype(np.int64)
     return Vocabulary(str(column.name), values, len(values) + 1 if keep[0] else 0, rule, edges)
+
+# %% ../nbs/00_data.ipynb #728f9625
+def vocabulary_to_dict(vocabulary: Vocabulary) -> dict[str, object]:
+    """A vocabulary as strings, numbers and lists, which JSON keeps exactly; `vocabulary_from_dict` reads it back.
+
+    Raises:
+        DataError: the field has a value that JSON cannot hold, as a tuple or infinity.
+    """
+    values = np.asarray(vocabulary.values)
+    if values.dtype.kind == "M":  # dates without a time zone, in the precision that dtype names
+        plain = np.datetime_as_string(values).tolist()
+    else:
+        plain = [v.item() if isinstance(v, np.generic) else v for v in values.tolist()]
+    for value in plain:
+        if type(value) not in (str, int, float, bool) or (type(value) is float and not np.isfinite(value)):
+            raise DataError(f"field {vocabulary.name!r}: JSON cannot hold its value {value!r} of type "
+                            f"{type(value).__name__}; make the column strings before encoding it")
+    return {
+        "name": vocabulary.name,
+        "rule": vocabulary.rule,
+        "edges": [float(edge) for edge in vocabulary.edges],
+        "dtype": "object" if values.dtype.kind == "U" else str(values.dtype),
+        "values": plain,
+        "missing_id": int(vocabulary.missing_id),
+    }
+
+# %% ../nbs/00_data.ipynb #23885076
+def vocabulary_from_dict(record: Mapping[str, object]) -> Vocabulary:
+    """The vocabulary that `vocabulary_to_dict` wrote; it encodes every column as the original does.
+
+    Raises:
+        DataError: a key is missing or unknown, or what they say does not fit together; the message has the field.
+    """
+    keys = ("name", "rule", "edges", "dtype", "values", "missing_id")
+    if not isinstance(record, Mapping) or set(record) != set(keys):
+        found = list(record) if isinstance(record, Mapping) else type(record).__name__
+        raise DataError(f"a vocabulary has the keys {', '.join(keys)}; found {found}")
+    field = f"vocabulary of {record['name']!r}"
+    try:
+        edges, values = tuple(record["edges"]), np.array(record["values"], dtype=record["dtype"])
+        made = Vocabulary(record["name"], values, record["missing_id"], record["rule"], edges)
+        same = vocabulary_to_dict(made) == dict(record)  # not so where 1.5 became an integer
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{field}: not as it was written ({error}); write it again") from error
+    if not same:
+        raise DataError(f"{field}: its values are not of dtype {record['dtype']}, or its edges are no list of numbers")
+    if made.rule not in ("values", "criteo", "quantiles") or not isinstance(made.name, str):
+        raise DataError(f"{field}: rule {made.rule!r}, expected 'values', 'criteo' or 'quantiles' of a named field")
+    if list(edges) != sorted(set(edges)) or not np.isfinite(edges).all() or not pd.Index(values).is_unique:
+        raise DataError(f"{field}: edges must increase, and a value can have only one id")
+    if made.missing_id not in (0, len(values) + 1):
+        raise DataError(f"{field}: missing_id {made.missing_id!r}, expected 0 or {len(values) + 1}, after the values")
+    return made
 
 # %% ../nbs/00_data.ipynb #60fe6353
 class Split(NamedTuple):

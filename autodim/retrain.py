@@ -75,10 +75,10 @@ class Fitting:
         self.best_epoch, self.best_weights = 0, {}
 
     def record(self, loss: float, val: Metrics) -> None:
-        """Add an epoch to the history; if its AUC is the best so far, keep a copy of the weights."""
-        best = max((row["auc_val"] for row in self.history), default=-1.0)
+        """Add an epoch to the history; if it is the best so far, keep a copy of the weights."""
+        best = max(((row["auc_val"], -row["logloss_val"]) for row in self.history), default=(-1.0, 0.0))
         self.history.append(dict(zip(HISTORY, (len(self.history) + 1, loss, val.auc, val.logloss))))
-        if val.auc > best:
+        if (val.auc, -val.logloss) > best:
             self.best_epoch = len(self.history)
             self.best_weights = {name: t.clone() for name, t in self.model.state_dict().items()}
 

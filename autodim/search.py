@@ -214,7 +214,7 @@ def run_epoch(searcher: Searcher, train: Part, val: Endless, generator: torch.Ge
 def run_epochs(
     searcher: Searcher, data: Data, generator: torch.Generator, progress: bool, checkpoint: Checkpoint | None = None
 ) -> dict[str, torch.Tensor]:
-    """All epochs of Algorithm 1 (or of SAM), the path of α logged; from the checkpoint's last epoch on, if it has one."""
+    """All epochs of Algorithm 1 (or of SAM), the path of α logged; they go on from what the checkpoint has."""
     config, log, done = searcher.config, {}, 0
     size = min(config.batch_size, len(data.train.labels))
     val = Endless(data.val, size, generator)
@@ -233,8 +233,8 @@ def run_epochs(
             log = {name: log.get(name, []) + new[name] for name in new}
             if checkpoint:
                 logged = {"log": {name: torch.stack(values) for name, values in log.items() if values}}
-                checkpoint.save(pack(searcher.state() | logged | {
-                    "val": val.state(), "random": random_state(generator), "epochs": {"done": torch.tensor(epoch + 1)}}))
+                logged |= {"epochs": {"done": torch.tensor(epoch + 1)}, "random": random_state(generator)}
+                checkpoint.save(pack(searcher.state() | logged | {"val": val.state()}))
     return {name: torch.stack([t.cpu() for t in values]) for name, values in log.items()}
 
 # %% ../nbs/07_search.ipynb #22718cf9

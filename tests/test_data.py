@@ -1,5 +1,6 @@
 """autodim.data against encoders, splits and buckets written as plain loops over Python objects."""
 import hashlib
+import json
 import math
 from collections import Counter
 
@@ -9,8 +10,8 @@ import pytest
 import torch
 
 from autodim.data import (
-    DataError, Part, Split, batches, chronological_split, criteo_buckets, downsample_negatives, encode_table,
-    fit_vocabulary, quantile_edges, random_split,
+    DataError, Part, Split, Vocabulary, batches, chronological_split, criteo_buckets, downsample_negatives,
+    encode_table, fit_vocabulary, quantile_edges, random_split, vocabulary_from_dict, vocabulary_to_dict,
 )  # fmt: skip
 
 
@@ -103,6 +104,112 @@ def test_quantile_buckets_are_balanced():
     counts = np.bincount(fit_vocabulary(pd.Series(np.arange(1000.0)), buckets=8).encode(pd.Series(np.arange(1000.0))))
     assert counts.tolist() == [0] + [125] * 8
     assert quantile_edges(np.array([np.nan]), 4) == ()
+
+
+def encode_elsewhere(text, column):
+    """What a service in another language would do with a vocabulary's JSON: nothing of NumPy, pandas or autodim."""
+    record = json.loads(text)
+    mixed = len({type(v) for v in record["values"]}) > 1  # True equals 1 there, and nowhere else
+    ids = {(mixed or isinstance(v, bool), v): i for i, v in enumerate(record["values"], 1)}
+
+    def id_of(value):
+        if missing(value):
+            return record["missing_id"]
+        if record["rule"] == "criteo":
+            value = criteo_loop(float(value))
+        elif record["rule"] == "quantiles":
+            value = sum(edge <= float(value) for edge in record["edges"])
+        return ids.get((mixed or isinstance(value, bool), value), 0)
+
+    return [id_of(value) for value in column]
+
+
+COLUMNS = {  # a column to fit, a type for it, buckets, and values that were not seen
+    "strings": (["b", "a", None, "ü\U0001f600", "5", "", " a"], None, None, ["z", 5, "A"]),
+    "strings, none missing": (["b", "a"], None, None, [None, "c"]),
+    "strings of pandas": (["b", "a", None], "string", None, ["z"]),
+    "categories": (["b", "a", None], "category", None, ["z"]),
+    "integers": ([5, -7, 2**62 + 1, 2**62], None, None, [5.0, -7.0, None, 6, True]),
+    "integers with holes": ([5, -7, None], "Int64", None, [5.0, 6, "5"]),
+    "small integers": ([5, -7], "int8", None, [-7.0, 300]),
+    "large integers": ([2**63 + 5, 3], "uint64", None, [3]),
+    "whole floats": ([5.0, 2.0, None, -0.0, 1e300, 2.0**53], None, None, [5, 2, 0, True]),
+    "fractions": ([0.1, 1 / 3, 5e-324], "category", None, [0.1, 0.2]),
+    "single floats": ([0.1, 0.5], "float32", None, [0.5]),
+    "booleans": ([True, False], None, None, [False, 1, None]),
+    "one boolean": ([True, True], None, None, [False, 1]),
+    "booleans with holes": ([True, None], None, None, [False, 1]),
+    "booleans of pandas": ([True, None], "boolean", None, [False]),
+    "mixed": (["a", 1, 2.5, True, None, "1"], object, None, ["2.5", 0]),
+    "nothing": ([None, None], None, None, ["a", 1]),
+    "quantiles": ([0.5, 1 / 3, 7, None, 2.25, 1e9], None, 3, [-5, 0.5, 1e12]),
+    "quantiles of one value": ([7.0, 7.0], None, 4, [6.9, 7, None]),
+    "criteo": ([-3, 0, 3, 100, None, 12345], None, "criteo", [2.5, 1, 101, -1]),
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_vocabulary_survives_json_and_another_language(name):
+    values, dtype, buckets, others = COLUMNS[name]
+    column = pd.Series(values, dtype=dtype, name="field.1")
+    vocabulary = fit_vocabulary(column, buckets=buckets)
+    text = json.dumps(vocabulary_to_dict(vocabulary), allow_nan=False)
+    again = vocabulary_from_dict(json.loads(text))
+    assert (again.name, again.cardinality, again.rule) == ("field.1", vocabulary.cardinality, vocabulary.rule)
+    assert again.values.dtype == vocabulary.values.dtype and again.edges == vocabulary.edges
+    assert [(type(v), v) for v in again.values.tolist()] == [(type(v), v) for v in vocabulary.values.tolist()]
+    for seen in (column, pd.Series(others, dtype=object), *(pd.Series([other]) for other in others)):
+        if dtype is None or seen is column:
+            assert again.encode(seen).tolist() == vocabulary.encode(seen).tolist()
+    assert encode_elsewhere(text, column.tolist()) == vocabulary.encode(column).tolist()
+    for other in others:  # one by one, so that pandas gives each its own type
+        assert encode_elsewhere(text, [other]) == vocabulary.encode(pd.Series([other])).tolist(), other
+
+
+def test_dates_survive_json():
+    column = pd.Series(pd.to_datetime(["2020-02-29 12:00:00.000001", "1969-01-01 00:00:00.0", None]), name="day")
+    vocabulary = fit_vocabulary(column)
+    record = json.loads(json.dumps(vocabulary_to_dict(vocabulary)))
+    assert record["values"] == ["1969-01-01T00:00:00.000000", "2020-02-29T12:00:00.000001"]
+    assert vocabulary_from_dict(record).encode(column).tolist() == [2, 1, 3]
+
+
+@pytest.mark.parametrize("value", [("x", 1), b"x", math.inf, pd.Timestamp("2020-01-01", tz="UTC"), 1j])
+def test_a_value_that_json_cannot_hold_is_named(value):
+    vocabulary = fit_vocabulary(pd.Series(["a", value], dtype=object, name="odd"))
+    with pytest.raises(DataError, match="field 'odd': JSON cannot hold its value .* make the column strings"):
+        vocabulary_to_dict(vocabulary)
+
+
+@pytest.mark.parametrize("change,message", [
+    ({"missing_id": 2}, "missing_id 2, expected 0 or 3"),
+    ({"missing_id": None}, "'f': not as it was written"),
+    ({"rule": "log"}, "rule 'log', expected 'values', 'criteo' or 'quantiles'"),
+    ({"dtype": "int64", "values": [1, 1.5]}, "'f': its values are not of dtype int64"),
+    ({"dtype": "int64"}, "'f': not as it was written"),
+    ({"dtype": "int8", "values": [1, 300]}, "'f': not as it was written"),
+    ({"dtype": "no type"}, "'f': not as it was written"),
+    ({"values": ["a", "a"]}, "a value can have only one id"),
+    ({"values": ["a", None]}, "JSON cannot hold its value None"),
+    ({"values": ["a", ["b"]]}, "JSON cannot hold its value"),
+    ({"values": "ab"}, "not as it was written|not of dtype"),
+    ({"values": None}, "not as it was written|not of dtype"),
+    ({"edges": [2.0, 1.0]}, "edges must increase"),
+    ({"edges": [math.nan]}, "edges"),
+    ({"edges": ["a"]}, "'f': not as it was written"),
+    ({"edges": None}, "'f': not as it was written"),
+    ({"name": 5}, "of a named field"),
+    ({"more": 1}, "a vocabulary has the keys name, rule, edges, dtype, values, missing_id; found .*'more'"),
+])
+def test_a_damaged_vocabulary_is_refused_in_one_line(change, message):
+    record = vocabulary_to_dict(Vocabulary("f", np.array(["a", "b"], dtype=object)))
+    assert vocabulary_from_dict(record).cardinality == 3
+    with pytest.raises(DataError, match=message) as error:
+        vocabulary_from_dict(record | change)
+    assert "\n" not in str(error.value)
+    for damaged in (None, [], {}, "x", {k: v for k, v in record.items() if k != "edges"}):
+        with pytest.raises(DataError, match="a vocabulary has the keys"):
+            vocabulary_from_dict(damaged)
 
 
 def small_table(n=200, seed=0):

@@ -38,7 +38,8 @@ def scripted(monkeypatch):
 
         def fake(model, part) -> Metrics:
             shown.append(copied(model))
-            return Metrics(next(script), 0.25)
+            scripted = next(script)
+            return scripted if isinstance(scripted, Metrics) else Metrics(scripted, 0.25)
         monkeypatch.setattr(autodim.retrain, "evaluate", fake)
         return shown
     return install
@@ -68,6 +69,14 @@ def test_the_best_epochs_weights_are_kept(aucs, patience, best, run, scripted, m
     assert all(not same(shown[best - 1], other) for i, other in enumerate(shown) if i != best - 1)
     assert [row["epoch"] for row in result.history] == list(range(1, run + 1))
     assert [row["auc_val"] for row in result.history] == list(aucs[:run])
+
+
+def test_of_equal_aucs_the_lower_logloss_is_better(scripted, make_data):
+    epochs = [Metrics(*pair) for pair in ((1.0, 0.5), (1.0, 0.4), (1.0, 0.45), (0.9, 0.1), (0.9, 0.1))]
+    shown = scripted(*epochs)
+    result = retrain(make_data(), [2] * 4, TrainConfig(batch_size=100), make_backbone=small_backbone, progress=False)
+    assert (result.best_epoch, len(result.history), result.val) == (2, 4, epochs[1])
+    assert same(copied(result.model), shown[1])
 
 
 def test_reported_metrics_are_those_of_the_returned_model(make_data):

@@ -1,0 +1,456 @@
+"""autodim.export in the libraries it writes for: TorchRec, FBGEMM, DeepCTR-Torch, FuxiCTR, ONNX Runtime, plain JSON.
+
+The first four live in the environment of `make peers`; scripts/peers/load_exports.py runs there.
+"""
+import importlib.util
+import json
+import logging
+import math
+import subprocess
+import warnings
+from functools import partial
+
+import numpy as np
+import onnx
+import onnxruntime
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from test_data import COLUMNS, encode_elsewhere
+
+from autodim.data import DataError, Vocabulary, fit_vocabulary
+from autodim.export import (
+    deepctr_features, embedding_tables, fuxictr_feature_map, fuxictr_specs, lines_of, module_names, read_vocabularies,
+    table_weights, torchrec_tables, write_deepctr, write_fuxictr, write_onnx, write_torchrec, write_vocabularies,
+)  # fmt: skip
+from autodim.lookup import FieldEmbedding
+from autodim.models import DLRS, MLP
+
+FIELDS = ("userId", "shop.type", "type", "Zip code", "ü", "shop_type")
+SIZES, DIMS = (7, 11, 5, 9, 4, 3), (2, 4, 8, 6, 2, 12)
+MODULES = ["userId", "shop_type_", "type_", "Zip code", "ü", "shop_type"]
+
+
+def make_vocabularies(fields=FIELDS, sizes=SIZES):
+    return [Vocabulary(field, np.arange(size - 1)) for field, size in zip(fields, sizes)]
+
+
+def make_model(sizes=SIZES, dims=DIMS, seed=0, hidden=(16, 8)) -> DLRS:
+    """A model with large embeddings and BatchNorm statistics that are not the initial ones."""
+    torch.manual_seed(seed)
+    model = DLRS(sizes, dims, partial(MLP, hidden=hidden), std=1.0)
+    for _ in range(3):
+        model(make_ids(64, sizes, seed))
+    return model.eval()
+
+
+def make_ids(rows, sizes=SIZES, seed=0) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(np.stack([rng.integers(0, size, rows) for size in sizes], 1))
+
+
+VOCABULARIES, BY_FIELD = make_vocabularies(), dict(zip(FIELDS, DIMS))
+
+
+# ---------------------------------------------------------------- in the real libraries
+
+@pytest.fixture(scope="module")
+def peers(root, tmp_path_factory):
+    """What each library makes of the exports of one model; all three load at the same time."""
+    home = root / ".peers" / "exports"
+    if not (home / ".installed").exists():
+        pytest.skip("no .peers/exports with TorchRec, DeepCTR-Torch and FuxiCTR: run `make peers`")
+    running = {}
+    for library in ("torchrec", "deepctr", "fuxictr"):
+        folder = tmp_path_factory.mktemp(library)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            write_torchrec(BY_FIELD, VOCABULARIES, folder / "torchrec.json", make_model())
+        write_deepctr(BY_FIELD, VOCABULARIES, folder / "deepctr.json")
+        write_fuxictr(BY_FIELD, VOCABULARIES, folder)
+        np.save(folder / "ids.npy", make_ids(12).numpy())
+        command = [home / "bin" / "python", root / "scripts" / "peers" / "load_exports.py", library, folder]
+        running[library] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    results = {}
+    for library, process in running.items():
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, f"{library}:\n{errors[-3000:]}"
+        results[library] = json.loads(output.splitlines()[-1])
+    return results
+
+
+def test_torchrec_looks_up_the_same_embeddings(peers):
+    with torch.no_grad():
+        ours = make_model().embedding(make_ids(12)).split(DIMS, dim=1)
+    assert peers["torchrec"]["keys"] == list(FIELDS)
+    for field, expected in zip(FIELDS, ours):
+        assert torch.tensor(peers["torchrec"]["embeddings"][field]).equal(expected), field
+
+
+def test_we_warn_of_what_fbgemm_refuses(peers):
+    """Of each dimension from 1 to 16 FBGEMM itself says whether it can look up."""
+    for dim, outcome in peers["torchrec"]["fbgemm"].items():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torchrec_tables({"a": int(dim), "b": 4}, make_vocabularies("ab"))
+        assert [w.category for w in caught] == [UserWarning] * (outcome != "runs"), (dim, outcome)
+        if caught:
+            assert f"unlike those of a ({dim}): " in str(caught[0].message)
+            assert "search over dims=(4, 8, 12, 16)" in str(caught[0].message)
+    assert [dim for dim, outcome in peers["torchrec"]["fbgemm"].items() if outcome == "runs"] == ["4", "8", "12", "16"]
+
+
+def test_deepctr_trains_and_predicts_with_mixed_dimensions(peers):
+    found = peers["deepctr"]
+    assert found["shapes"] == [[size, dim] for size, dim in zip(SIZES, DIMS)]
+    assert len(found["predictions"]) == 12 and all(0 < p < 1 for p in found["predictions"])
+    assert len(set(found["predictions"])) > 1
+
+
+def test_deepctr_models_that_take_mixed_dimensions_are_those_the_page_names(peers, root):
+    page = (root / "nbs" / "20_export.ipynb").read_text(encoding="utf-8")
+    takes, refuses = page.split("take a dimension for each field: ")[1].split("refuse it: ")
+    for name, outcome in peers["deepctr"]["models"].items():
+        assert (name in takes, name in refuses.split("A limit")[0]) == (outcome == "runs", outcome != "runs"), outcome
+    assert {"WDL", "DeepFM"} <= set(peers["deepctr"]["models"])
+
+
+def test_fuxictr_embeds_our_ids(peers):
+    found = peers["fuxictr"]
+    assert found["fields"] == MODULES
+    assert found["shapes"] == {module: [12, dim] for module, dim in zip(MODULES, DIMS)}
+    assert found["rows"] == dict(zip(MODULES, SIZES))
+    assert (found["flat"], found["output"]) == ([12, sum(DIMS)], [12, 1])
+    assert found["stacked"].startswith("RuntimeError")  # as the page says of models that stack embeddings
+
+
+def test_fuxictr_trains_our_dummy_but_not_its_padding(peers):
+    assert peers["fuxictr"]["dummy_gradient"] == [True] * len(FIELDS)
+    assert peers["fuxictr"]["padding"] == [0] * len(FIELDS)  # of the maps that FuxiCTR makes; ours have none
+
+
+def test_fuxictr_takes_the_dimensions_for_data_that_it_encodes(peers):
+    expected = dict(zip(MODULES, DIMS))
+    assert peers["fuxictr"]["own"] == expected and peers["fuxictr"]["in_columns"] == expected
+
+
+# ---------------------------------------------------------------- names and tables
+
+def accepted(name: str) -> bool:
+    """Whether nn.ModuleDict takes a module under this name, by trying."""
+    try:
+        torch.nn.ModuleDict({name: torch.nn.Identity()})
+    except (KeyError, TypeError):
+        return False
+    return True
+
+
+def test_module_names_are_accepted_different_and_changed_only_where_they_must():
+    rng = np.random.default_rng(0)
+    parts = ["a", "b", ".", "_", "type", "keys", "train", "forward", " ", "é", ""]
+    changed = 0
+    for _ in range(300):
+        fields = sorted({"".join(rng.choice(parts, rng.integers(0, 4))) for _ in range(rng.integers(1, 12))})
+        rng.shuffle(fields)
+        names = module_names(fields)
+        assert len(names) == len(set(names)) == len(torch.nn.ModuleDict({n: torch.nn.Identity() for n in names}))
+        for field, name in zip(fields, names):
+            assert (name == field) == accepted(field), (field, name)
+            changed += name != field
+    assert changed > 100
+
+
+@pytest.mark.parametrize("dims,message", [
+    ({"a": 2}, "dims: no dimension for field 'b'; it has a"),
+    ({}, "dims: no dimension for field 'a'; it has none"),
+    ({"a": 2, "b": 2, "c": 2}, "dims: 'c' is not one of the fields a, b"),
+    ({"a": 2, "b": 0}, "dims: 0 for field 'b', expected a positive integer"),
+    ({"a": 2, "b": 2.0}, "dims: 2.0 for field 'b', expected a positive integer"),
+    ({"a": True, "b": 2}, "dims: True for field 'a', expected a positive integer"),
+    ({"a": "2", "b": 2}, "dims: '2' for field 'a', expected a positive integer"),
+])
+def test_dims_that_do_not_fit_are_refused_and_nothing_is_written(dims, message, tmp_path):
+    vocabularies = make_vocabularies("ab")
+    for write in (write_torchrec, write_deepctr, write_fuxictr):
+        with pytest.raises(ValueError, match=message) as error:
+            write(dims, vocabularies, tmp_path / "x.json")
+        assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_vocabularies_of_a_field_are_refused(tmp_path):
+    for call in (lambda: embedding_tables({"a": 2}, make_vocabularies("aa")),
+                 lambda: write_vocabularies(make_vocabularies("aba"), tmp_path / "v.json")):
+        with pytest.raises(ValueError, match="field 'a' has two vocabularies"):
+            call()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_integers_of_numpy_become_json():
+    entries = deepctr_features({"a": np.int64(4)}, make_vocabularies("a"))
+    assert json.loads(lines_of(entries))[0]["embedding_dim"] == 4
+
+
+def test_tables_keep_the_order_of_the_vocabularies():
+    backwards = dict(reversed(BY_FIELD.items()))
+    assert embedding_tables(backwards, VOCABULARIES) == embedding_tables(BY_FIELD, VOCABULARIES)
+    assert [t.field for t in embedding_tables(backwards, VOCABULARIES)] == list(FIELDS)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_weights_are_what_is_looked_up_one_id_at_a_time(seed):
+    rng = np.random.default_rng(seed)
+    sizes, dims = rng.integers(1, 9, 5).tolist(), rng.integers(1, 4, 5).tolist()
+    embedding = FieldEmbedding(sizes, dims, std=1.0)
+    tables = embedding_tables(dict(zip("abcde", dims)), make_vocabularies("abcde", sizes))
+    ends = np.cumsum([0, *dims])
+    for m, weight in enumerate(table_weights(embedding, tables)):
+        assert weight.shape == (sizes[m], dims[m]) and weight.is_contiguous() and not weight.requires_grad
+        for i in range(sizes[m]):
+            ids = torch.zeros(1, 5, dtype=torch.int64)
+            ids[0, m] = i
+            assert embedding(ids)[0, ends[m] : ends[m + 1]].equal(weight[i])
+        weight.zero_()  # a copy: the model stays as it is
+        assert (embedding(ids)[0, ends[m] : ends[m + 1]] != 0).all()
+
+
+@pytest.mark.parametrize("sizes,dims,message", [
+    ((3, 4), (2, 3), r"the model's dimensions are \[2, 2\], those to be exported \[2, 3\]"),
+    ((4, 3), (2, 2), "tables of dimension 2 have other rows than the vocabularies of a, b"),
+    ((3, 5), (2, 2), "tables of dimension 2 have other rows than the vocabularies of a, b"),
+    ((3, 3), (2, 2), "tables of dimension 2 have other rows than the vocabularies of a, b"),
+])
+def test_a_model_of_other_shapes_is_refused_and_the_old_files_stay(sizes, dims, message, tmp_path):
+    model, path = make_model((3, 4), (2, 2)), tmp_path / "torchrec.json"
+    path.write_text("old")
+    with pytest.raises(ValueError, match=message):
+        write_torchrec(dict(zip("ab", dims)), make_vocabularies("ab", sizes), path, model)
+    assert [p.name for p in tmp_path.iterdir()] == ["torchrec.json"] and path.read_text() == "old"
+
+
+def test_torchrec_without_a_model_has_no_weights(tmp_path):
+    write_torchrec({"a": 4}, make_vocabularies("a"), tmp_path / "t.json")
+    assert [p.name for p in tmp_path.iterdir()] == ["t.json"]
+    write_torchrec({"a": 4}, make_vocabularies("a"), tmp_path / "t.json", make_model(SIZES[:1], (4,)))
+    state = safetensors.torch.load_file(tmp_path / "t.safetensors")
+    assert list(state) == ["embedding_bags.t_a.weight"] and state["embedding_bags.t_a.weight"].shape == (7, 4)
+
+
+# ---------------------------------------------------------------- files
+
+def test_fuxictr_yaml_is_read_as_it_was_meant(tmp_path):
+    fields = ["a: b", "'q'", '"q"', "yes", "5", "#x", "x{}[],", "\\", "é😀", "~", "- a", "a\tb", "true", "!t", "&a"]
+    dims = {field: 1 + m for m, field in enumerate(fields)}
+    write_fuxictr(dims, make_vocabularies(fields, [3] * len(fields)), tmp_path)
+    read = yaml.safe_load((tmp_path / "feature_specs.yaml").read_text(encoding="utf-8"))
+    assert read == {"feature_specs": [{"name": field, "embedding_dim": dim} for field, dim in dims.items()]}
+
+
+def test_a_label_with_the_name_of_a_feature_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="label 'type_' is the name of a feature"):
+        write_fuxictr({"type": 4}, make_vocabularies(["type"]), tmp_path, label="type_")
+    assert list(tmp_path.iterdir()) == []
+    assert fuxictr_feature_map({"type": 4}, make_vocabularies(["type"]), "d", "type")["labels"] == ["type"]
+
+
+WRITERS = {
+    "torchrec": lambda path: write_torchrec({"a": 4}, make_vocabularies("a"), path, make_model(SIZES[:1], (4,))),
+    "deepctr": lambda path: write_deepctr({"a": 4}, make_vocabularies("a"), path),
+    "fuxictr": lambda path: write_fuxictr({"a": 4}, make_vocabularies("a"), path),
+    "onnx": lambda path: write_onnx(make_model(SIZES[:1], (4,)), ["a"], path),
+    "vocabularies": lambda path: write_vocabularies(make_vocabularies("a"), path),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_what_cannot_be_written_is_said_and_nothing_is_left(name, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    with pytest.raises(DataError, match="cannot be written") as error:
+        WRITERS[name](blocked / "export")
+    assert str(blocked) in str(error.value) and "\n" not in str(error.value)
+    if name != "fuxictr":  # which writes into a folder
+        (tmp_path / "folder").mkdir()
+        with pytest.raises(DataError, match="folder cannot be written"):
+            WRITERS[name](tmp_path / "folder")
+    assert not [p for p in tmp_path.rglob("*") if p.name.startswith(".") or p.name == "export"]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_folders_are_made_and_old_files_replaced(name, tmp_path):
+    path = tmp_path / "new" / "folder" / "export"
+    WRITERS[name](path)
+    first = {p: p.read_bytes() for p in path.parent.rglob("*") if p.is_file()}
+    for p in first:
+        p.write_bytes(b"old")
+    WRITERS[name](path)
+    assert first and {p: p.read_bytes() for p in path.parent.rglob("*") if p.is_file()} == first  # equal, to the byte
+
+
+# ---------------------------------------------------------------- ONNX
+
+def scored(path, ids: torch.Tensor) -> np.ndarray:
+    return onnxruntime.InferenceSession(path).run(["probability"], {"ids": ids.numpy()})[0]
+
+
+@pytest.mark.parametrize("sizes,dims", [(SIZES, DIMS), (SIZES, (4,) * 6), ((9,), (3,)), ((5, 4), (2, 1))])
+def test_onnx_runtime_equals_pytorch_in_any_batch(sizes, dims, tmp_path):
+    model, path = make_model(sizes, dims), tmp_path / "model.onnx"
+    write_onnx(model, [f"f{m}" for m in range(len(sizes))], path)
+    onnx.checker.check_model(path, full_check=True)
+    for rows in (1, 2, 3, 257, 1000):
+        ids = make_ids(rows, sizes, seed=rows)
+        with torch.no_grad():
+            expected = 1 / (1 + np.exp(-model(ids).double().numpy()))
+        found = scored(path, ids)
+        assert found.shape == (rows,) and found.dtype == np.float32
+        assert np.abs(found - expected).max() < 1e-5
+    assert np.ptp(expected) > 0.01  # the comparison sees more than a constant
+
+
+def test_onnx_file_says_what_it_expects_and_nothing_else(tmp_path, root):
+    write_onnx(make_model(), FIELDS, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (ids,), (probability,) = session.get_inputs(), session.get_outputs()
+    assert (ids.name, ids.type, ids.shape) == ("ids", "tensor(int64)", ["batch", 6])
+    assert (probability.name, probability.type, probability.shape) == ("probability", "tensor(float)", ["batch"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert {key: json.loads(value) for key, value in metadata.items()} == {"fields": list(FIELDS), "dims": list(DIMS)}
+    content = (tmp_path / "model.onnx").read_bytes()
+    for trace in (str(root), "site-packages", ".py", "stack_trace"):
+        assert trace.encode() not in content, trace
+
+
+def test_onnx_leaves_the_model_as_it_is(tmp_path):
+    """In training mode too: dropout and batch statistics must not be in the file."""
+    model = make_model().train()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    write_onnx(model, FIELDS, tmp_path / "model.onnx")
+    assert model.training and all(module.training for module in model.modules())
+    assert all(t.equal(before[name]) for name, t in model.state_dict().items())
+    assert all(p.requires_grad for p in model.parameters())
+    ids = make_ids(50)
+    with torch.no_grad():
+        assert np.abs(scored(tmp_path / "model.onnx", ids) - model.eval()(ids).sigmoid().numpy()).max() < 1e-5
+
+
+def test_onnx_runtime_refuses_ids_outside_a_stacked_table_alone(tmp_path):
+    """As the page says: an id of the next field's rows goes unnoticed."""
+    write_onnx(make_model((3, 4), (2, 2)), ["a", "b"], tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    neighbour, outside = np.array([[3, 0]]), np.array([[0, 4]])
+    assert np.isfinite(session.run(None, {"ids": neighbour})[0]).all()
+    with pytest.raises(Exception, match="out of data bounds"):
+        session.run(None, {"ids": outside})
+
+
+@pytest.mark.parametrize("fields", [FIELDS[:-1], (*FIELDS, "more"), ("a",) * 6])
+def test_onnx_needs_a_name_for_each_field(fields, tmp_path):
+    with pytest.raises(ValueError, match="the model has 6 fields, expected as many different names"):
+        write_onnx(make_model(), fields, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript"])
+def test_onnx_names_the_packages_that_it_lacks(package, tmp_path, monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else real(name))
+    with pytest.raises(ImportError, match="pip install onnx onnxscript"):
+        write_onnx(make_model(), FIELDS, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_beyond_two_gigabytes_is_refused_at_once(tmp_path):
+    with torch.device("meta"):
+        embedding = torch.nn.Embedding(2**29, 1)
+    model = make_model((3,), (1,))
+    model.embedding.tables[0].weight = embedding.weight
+    with pytest.raises(ValueError, match=r"the model has 2\.1 GB, and one ONNX file holds 2"):
+        write_onnx(model, ["a"], tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_onnx_export_is_silent_and_other_logs_are_not(tmp_path, monkeypatch, caplog):
+    """The exporter logs only when it is first used, so this one does it each time."""
+    real, exporter = torch.onnx.export, logging.getLogger("torch.onnx._internal.exporter._registration")
+
+    def noisy(*arguments: object, **settings: object) -> object:
+        exporter.warning("some package is not installed")
+        warnings.warn("something is deprecated", FutureWarning)
+        logging.getLogger("mine").warning("kept")
+        return real(*arguments, **settings)
+
+    monkeypatch.setattr(torch.onnx, "export", noisy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_onnx(make_model(), FIELDS, tmp_path / "model.onnx")
+    assert [r.message for r in caplog.records if r.levelno >= logging.WARNING] == ["kept"]
+    exporter.warning("afterwards")
+    assert caplog.records[-1].message == "afterwards"
+
+
+# ---------------------------------------------------------------- vocabularies
+
+def test_vocabulary_files_encode_alike_here_and_elsewhere(tmp_path):
+    columns, fitted = {}, []
+    for name, (values, dtype, buckets, _) in COLUMNS.items():
+        columns[name] = pd.Series(values, dtype=dtype, name=name)
+        fitted.append(fit_vocabulary(columns[name], buckets=buckets))
+    write_vocabularies(fitted, tmp_path / "v.json")
+    again = read_vocabularies(tmp_path / "v.json")
+    assert isinstance(again, tuple) and [v.name for v in again] == list(COLUMNS)
+    entries = json.loads((tmp_path / "v.json").read_bytes())
+    for old, new, entry in zip(fitted, again, entries, strict=True):
+        column = columns[old.name]
+        expected = old.encode(column).tolist()
+        assert new.encode(column).tolist() == expected and new.cardinality == old.cardinality
+        assert encode_elsewhere(json.dumps(entry), column.tolist()) == expected
+
+
+def test_a_vocabulary_file_has_a_line_for_each_field(tmp_path):
+    odd = Vocabulary("odd\n", np.array(["\u2028", "\n", '"', "\\ud800", "😀"], dtype=object))
+    write_vocabularies([odd, *VOCABULARIES], tmp_path / "v.json")
+    text = (tmp_path / "v.json").read_bytes().decode()
+    assert text.count("\n") == 2 + 1 + len(VOCABULARIES)
+    assert read_vocabularies(tmp_path / "v.json")[0].values.tolist() == odd.values.tolist()
+
+
+def test_a_vocabulary_file_cut_anywhere_is_refused(tmp_path):
+    path = tmp_path / "v.json"
+    write_vocabularies([Vocabulary("ü", np.array(["é", "b"], dtype=object), 3), *make_vocabularies("ab")], path)
+    content = path.read_bytes()
+    for end in range(len(content.rstrip())):
+        path.write_bytes(content[:end])
+        with pytest.raises(DataError, match="v.json is not a file of vocabularies, or damaged") as error:
+            read_vocabularies(path)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["{}", "5", "null", "[1]", "[{}]", '{"a": []}', "\x00", '[{"name": "a"}]'])
+def test_other_files_are_refused(content, tmp_path):
+    (tmp_path / "v.json").write_text(content)
+    with pytest.raises(DataError, match="v.json is not a file of vocabularies"):
+        read_vocabularies(tmp_path / "v.json")
+
+
+def test_a_field_twice_in_a_vocabulary_file_is_refused(tmp_path):
+    write_vocabularies(make_vocabularies("ab"), tmp_path / "v.json")
+    path = tmp_path / "v.json"
+    path.write_text(path.read_text().replace('"name": "b"', '"name": "a"'))
+    with pytest.raises(DataError, match="v.json is not a file of vocabularies.*field 'a' has two vocabularies"):
+        read_vocabularies(path)
+
+
+def test_a_vocabulary_file_that_is_not_there_is_named(tmp_path):
+    for path in (tmp_path / "none.json", tmp_path):
+        with pytest.raises(DataError, match=f"{path} cannot be read"):
+            read_vocabularies(path)
+
+
+def test_a_value_that_json_cannot_hold_leaves_no_file(tmp_path):
+    odd = Vocabulary("odd", np.array([1.0, math.inf]))
+    with pytest.raises(DataError, match="field 'odd': JSON cannot hold its value inf"):
+        write_vocabularies([*VOCABULARIES, odd], tmp_path / "v.json")
+    assert list(tmp_path.iterdir()) == []
