@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Prepared', 'prepare', 'Network', 'kept', 'find', 'choose', 'Outcome', 'train', 'rivals', 'Difference', 'in_words',
-           'differences', 'auc_space_curve', 'field_records', 'outcome_record', 'make_record']
+           'spread', 'differences', 'auc_space_curve', 'field_records', 'outcome_record', 'make_record']
 
 # %% ../nbs/18_workflow.ipynb #0d8d1853
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,7 +21,7 @@ import torch
 
 from .baselines import uniform_dims
 from .budget import budget_parameters, dims_within, padded_bytes, space_curve
-from .data import Buckets, Data, encode_table
+from .data import Buckets, Data, encode_table, vocabulary_to_dict
 from .inference import MARGIN, delong
 from .lookup import uniform_candidates
 from .metrics import Metrics, auc, logloss, predict, space
@@ -48,7 +49,7 @@ class Prepared:
     data: Data
     split: str
 
-
+# %% ../nbs/18_workflow.ipynb #e8ea8bcb
 def prepare(
     frame: pd.DataFrame,
     label: str,
@@ -73,10 +74,13 @@ def prepare(
         seed: of the random split.
 
     Raises:
-        DataError: the table or its label cannot be used.
+        DataError: the table or its label cannot be used, or a field's values could not be kept with a model.
+        ValueError: a setting is not as described, or contradicts another.
     """
     if time is not None:
-        check_names(frame, {"time": [time]})
+        check_names(frame, {"time": [time], "categorical": categorical, "exclude": exclude})
+        if time == label:
+            raise ValueError(f"time={time!r} is the label; name the column that orders the rows")
         if time not in (*categorical, *(numerical or {}), *exclude):
             exclude = (*exclude, time)
     schema = recognise(frame, label, categorical, numerical, exclude)
@@ -84,8 +88,13 @@ def prepare(
     split = split_table(labels, None if time is None else frame[time], validation, test, seed)
     columns = {name: frame[name].astype("category" if name in categorical else frame[name].dtype)
                for name in schema.fields}
-    table = pd.DataFrame(columns).assign(**{label: labels})
-    data = encode_table(table, split, label, min_count=min_count, buckets=schema.buckets)
+    columns[label] = pd.Series(labels, index=frame.index)
+    data = encode_table(pd.DataFrame(columns), split, label, min_count=min_count, buckets=schema.buckets)
+    for vocabulary in data.vocabularies:
+        vocabulary_to_dict(vocabulary)  # complains now of what could not be saved after training
+        if vocabulary.cardinality == 1:
+            warnings.warn(f"column {vocabulary.name!r}: no value is there {min_count} times in the training rows, so it "
+                          "tells nothing; exclude it, or lower min_count", stacklevel=2)
     return Prepared(schema, classes, data, time or "random")
 
 # %% ../nbs/18_workflow.ipynb #28baf4e5
@@ -204,30 +213,42 @@ def in_words(low: float, high: float, better: str, worse: str, equal: str) -> st
     return equal if low > -MARGIN else "these test rows cannot tell"
 
 
+def spread(labels: torch.Tensor, outcomes: Sequence[Outcome]) -> np.ndarray | None:
+    """DeLong's covariance of the K test AUCs [K, K]; None with fewer than two rows of a class."""
+    positives = int(labels.sum())
+    if min(positives, len(labels) - positives) < 2:
+        return None
+    return delong(labels.cpu().numpy(), [o.scores for o in outcomes])[1]
+
+
 def differences(outcomes: Sequence[Outcome], labels: torch.Tensor) -> list[Difference]:
-    """The first outcome against the widest and, unless it is uniform itself, against uniform dimensions at equal Space.
+    """The first outcome against the widest and, unless it is that itself, against the best uniform of its Space or less.
 
     Args:
         outcomes: the choice, its uniform neighbours by rising dimension, the widest last.
-        labels: of the test rows [n].
+        labels: of the test rows [n]; with fewer than two of a class, an interval is all from -1 to 1.
     """
     chosen, *around, widest = outcomes
-    aucs, covariance = delong(labels.cpu().numpy(), [o.scores for o in outcomes])
+    aucs, covariance = np.array([o.test.auc for o in outcomes]), spread(labels, outcomes)
     contrasts = {"widest": np.array([1.0, *[0.0] * len(around), -1.0])}
-    near = around if chosen.space <= around[-1].space + 1e-12 else [around[-1], widest] if around else []
-    if near:
-        low, high = near[0], near[-1]
+    if around:
+        within = chosen.space <= around[-1].space + 1e-12
+        low, high = (around[0], around[-1]) if within else (around[-1], widest)
         share = 1.0 if low is high else (high.space - chosen.space) / (high.space - low.space)
+        if low.val.auc >= share * low.val.auc + (1 - share) * high.val.auc:
+            share = 1.0  # less Space and, by the validation rows, no worse
         weights = {low.name: share} if share == 1 else {low.name: share, high.name: 1 - share}
         name = " and ".join(weights) + (" mixed" if len(weights) > 1 else "")
         contrasts[name] = np.array([1.0] + [-weights.get(o.name, 0.0) for o in outcomes[1:]])
     made = []
     for name, contrast in contrasts.items():
-        mean, half = contrast @ aucs, 1.959964 * math.sqrt(max(0.0, contrast @ covariance @ contrast))
+        mean, low, high = contrast @ aucs, -1.0, 1.0
+        if covariance is not None:
+            half = 1.959964 * math.sqrt(max(0.0, contrast @ covariance @ contrast))
+            low, high = mean - half, mean + half
         words = ("better", "worse", "no loss worth naming") if name == "widest" else (
             "better: the search paid", "worse: the search did not pay", "as good: the uniform dimension is simpler")
-        made.append(Difference(name, float(mean), float(mean - half), float(mean + half),
-                               in_words(mean - half, mean + half, *words)))
+        made.append(Difference(name, float(mean), float(low), float(high), in_words(low, high, *words)))
     return made
 
 # %% ../nbs/18_workflow.ipynb #74e8e23b
@@ -251,10 +272,11 @@ def field_records(prepared: Prepared, dims: Mapping[str, int], alpha: torch.Tens
 
 
 def outcome_record(outcome: Outcome, labels: torch.Tensor) -> dict[str, object]:
-    """An outcome as plain numbers, its test AUC with DeLong's standard error."""
-    _, covariance = delong(labels.cpu().numpy(), [outcome.scores])
+    """An outcome as plain numbers, its test AUC with DeLong's standard error (None where rows are too few for it)."""
+    covariance = spread(labels, [outcome])
+    error = None if covariance is None else float(covariance[0, 0]) ** 0.5
     return {"name": outcome.name, "space": outcome.space, "parameters": outcome.parameters, "bytes": outcome.bytes,
-            "val_auc": outcome.val.auc, "test_auc": outcome.test.auc, "test_auc_error": float(covariance[0, 0]) ** 0.5,
+            "val_auc": outcome.val.auc, "test_auc": outcome.test.auc, "test_auc_error": error,
             "test_logloss": outcome.test.logloss, "best_epoch": outcome.best_epoch, "history": outcome.history}
 
 

@@ -1,4 +1,6 @@
 """What all tests share: the repository's root, and its markers."""
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -36,3 +38,16 @@ def make_data():
         vocabularies = tuple(Vocabulary(f"field {m}", np.arange(1, size)) for m, size in enumerate(sizes))
         return Data("small", vocabularies, *parts, fingerprint="0" * 16)
     return make
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Path:
+    """A disk of 64 KiB; the test is skipped where none may be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder]
+    if not is_root or not sys.platform.startswith("linux") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting is not permitted")
+    yield folder
+    subprocess.run(["umount", folder], check=True)

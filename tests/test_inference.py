@@ -5,8 +5,9 @@ from itertools import product
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 
-from autodim.inference import MARGIN, agreement, at_space, compare, half_width, variance_components, verdict
+from autodim.inference import MARGIN, agreement, at_space, compare, delong, half_width, variance_components, verdict
 
 seeds = pytest.mark.parametrize("seed", range(12))
 P_VALUES = ("p", "p_wilcoxon", "p_equivalence")
@@ -312,3 +313,118 @@ def test_a_verdict_ignores_the_unit_and_mirrors(seed):
         assert verdict(*mirrored[0], 5, *mirrored[1:]) == word
         inside = [a < low and high < b for a, b in (claimed, denied)]
         assert word == ("reproduced" if inside[0] else "not reproduced" if inside[1] else "inconclusive")
+
+
+# ---------------------------------------------------------------- two models, one test set
+
+def scored(seed: int, models: int = 3, rows: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    """Labels [n] and scores [K, n] of models of unequal worth that share part of their errors; odd seeds with ties."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros(rows, int)
+    labels[rng.permutation(rows)[:rng.integers(2, rows - 1)]] = 1
+    shared = rng.normal(size=rows)
+    scores = np.array([k * labels + shared + rng.normal(size=rows) for k in range(models)])
+    return labels, scores.round(0) if seed % 2 else scores
+
+
+def by_pairs(labels, scores) -> tuple[list[float], list[list[float]]]:
+    """DeLong et al. (1988), Eqs. 4-6 written out: a loop over pairs of rows, and over pairs of models."""
+    positive, negative = [np.flatnonzero(labels == value).tolist() for value in (1, 0)]
+    def beats(a: float, b: float) -> float:
+        return 1.0 if a > b else 0.5 if a == b else 0.0
+    v10 = [[sum(beats(s[i], s[j]) for j in negative) / len(negative) for i in positive] for s in scores]
+    v01 = [[sum(beats(s[i], s[j]) for i in positive) / len(positive) for j in negative] for s in scores]
+    aucs = [sum(v) / len(v) for v in v10]
+    def covariance(v, k, m) -> float:
+        return sum((a - aucs[k]) * (b - aucs[m]) for a, b in zip(v[k], v[m])) / (len(v[k]) - 1)
+    models = range(len(scores))
+    return aucs, [[covariance(v10, k, m) / len(positive) + covariance(v01, k, m) / len(negative) for m in models]
+                  for k in models]
+
+
+@seeds
+@pytest.mark.parametrize("models", [1, 2, 4])
+def test_delong_by_loops_over_pairs_and_by_scikit_learn(seed, models):
+    labels, scores = scored(seed, models)
+    aucs, covariance = delong(labels, scores)
+    expected = by_pairs(labels, scores)
+    assert aucs.shape == (models,) and covariance.shape == (models, models)
+    assert aucs.tolist() == pytest.approx(expected[0], abs=1e-12)
+    assert aucs.tolist() == pytest.approx([roc_auc_score(labels, s) for s in scores], abs=1e-12)
+    assert np.allclose(covariance, expected[1], rtol=0, atol=1e-14)
+    for kind in (bool, float, np.float32):
+        again = delong(labels.astype(kind), scores.tolist())
+        assert (again[0] == aucs).all() and (again[1] == covariance).all()
+
+
+@seeds
+def test_delong_sees_ranks_alone_and_mirrors(seed):
+    labels, scores = scored(seed)
+    aucs, covariance = delong(labels, scores)
+    for change in (lambda s: 7 * s - 3, np.exp, lambda s: np.arctan(s / 9), stats.rankdata):
+        other = delong(labels, [change(s) for s in scores])
+        assert np.allclose(other[0], aucs, atol=1e-12) and np.allclose(other[1], covariance, atol=1e-14)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    other = delong(labels[order], scores[:, order])
+    assert np.allclose(other[0], aucs, atol=1e-12) and np.allclose(other[1], covariance, atol=1e-14)
+    for other in (delong(1 - labels, scores), delong(labels, -scores)):
+        assert np.allclose(other[0], 1 - aucs, atol=1e-12) and np.allclose(other[1], covariance, atol=1e-14)
+    other = delong(labels, scores[::-1])
+    assert np.allclose(other[0], aucs[::-1]) and np.allclose(other[1], covariance[::-1, ::-1], atol=1e-14)
+
+
+@seeds
+def test_a_model_does_not_differ_from_itself(seed):
+    labels, scores = scored(seed)
+    aucs, covariance = delong(labels, [scores[0], scores[1], scores[0], np.exp(scores[0])])
+    for other in (2, 3):
+        contrast = np.zeros(4)
+        contrast[[0, other]] = 1, -1
+        assert contrast @ aucs == pytest.approx(0, abs=1e-15)
+        assert contrast @ covariance @ contrast == pytest.approx(0, abs=1e-15)
+    assert (np.linalg.eigvalsh(covariance) > -1e-12).all()
+
+
+def test_models_that_separate_or_say_nothing():
+    labels = np.array([0, 0, 1, 1, 1])
+    aucs, covariance = delong(labels, [[1, 2, 3, 4, 5], [5, 4, 3, 2, 1], [7, 7, 7, 7, 7]])
+    assert aucs.tolist() == [1.0, 0.0, 0.5] and (covariance == 0).all()
+
+
+@pytest.mark.parametrize("rows, share", [(600, 0.5), (900, 0.15)])
+def test_delong_by_a_bootstrap_of_rows(rows, share):
+    """2,000 resamplings within each class: a standard error is known to about two percent."""
+    rng = np.random.default_rng(5)
+    labels = (np.arange(rows) < share * rows).astype(int)
+    shared = rng.normal(size=rows)
+    scores = np.array([labels * gain + shared + noise * rng.normal(size=rows) for gain, noise in ((1, 1), (0.8, 0.3))])
+    _, covariance = delong(labels, scores)
+    positive, negative = np.flatnonzero(labels), np.flatnonzero(1 - labels)
+    drawn = []
+    for _ in range(2000):
+        i, j = rng.choice(positive, len(positive)), rng.choice(negative, len(negative))
+        ranks = stats.rankdata(scores[:, np.concatenate([i, j])], axis=1)[:, :len(i)]
+        drawn.append((ranks.sum(1) / len(i) - (len(i) + 1) / 2) / len(j))
+    found = np.cov(np.transpose(drawn))
+    errors = [[c[0, 0], c[1, 1], c[0, 0] + c[1, 1] - 2 * c[0, 1]] for c in (covariance, found)]
+    assert np.sqrt(errors[0]) == pytest.approx(np.sqrt(errors[1]), rel=0.08)
+    assert errors[0][2] < errors[0][0]  # paired: the shared part cancels
+
+
+def test_the_interval_covers_as_often_as_it_says():
+    """Normal scores, whose true AUC is known: 95 % of 600 samples within four standard errors of that share."""
+    rng, true, within = np.random.default_rng(1), stats.norm.cdf(1 / 2**0.5), 0
+    labels = np.array([0, 1] * 100)
+    for _ in range(600):
+        aucs, covariance = delong(labels, [labels + rng.normal(size=200)])
+        within += abs(aucs[0] - true) < 1.96 * covariance[0, 0] ** 0.5
+    assert abs(within / 600 - 0.95) < 4 * (0.95 * 0.05 / 600) ** 0.5
+
+
+@pytest.mark.parametrize("labels, text", [
+    ([1, 0, 0], "1 positive and 2 negative rows: .*needs two of each"), ([1, 1, 0], "2 positive and 1 negative"),
+    ([0, 0], "0 positive and 2"), ([], "0 positive and 0"),
+])
+def test_too_few_rows_for_delong_are_refused(labels, text):
+    with pytest.raises(ValueError, match=text):
+        delong(labels, [list(range(len(labels)))])

@@ -1,0 +1,374 @@
+"""The report on one table: what a browser, a reader and a hostile table would find in it."""
+import copy
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from autodim.data import DataError
+from autodim.page import BARS, by_parameters, draw_dims, draw_models, escaped, label, page, percent, plain, short, size
+from autodim.page import summary, write_page
+
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+HOSTILE = ["<script>alert(1)</script>", "\"><img src=http://x.y onerror=alert(1)>", "</style></svg></table>",
+           "$x_1$ and $", "a'b\"c", "&lt;",
+           "#262626", "商品カテゴリー名称と小分類コード番号一覧", "قسم", "\x1b[31mred\x00", "\ud800", "_hidden", "]]>",
+           "{format} %s", "x" * 5000, "", " "]  # fmt: skip
+
+
+class Reader(HTMLParser):
+    """Checks that tags nest; keeps elements with their attributes, and the text inside each kind."""
+
+    def __init__(self, document: str):
+        super().__init__(convert_charrefs=True)
+        self.open, self.elements, self.rows, self.texts = [], [], [], []
+        self.feed(document)
+        self.close()
+        assert self.open == [], f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        assert len(dict(attributes)) == len(attributes), f"an attribute twice: {tag} {attributes}"
+        self.elements.append((tag, dict(attributes)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-1:]}"
+        self.open.pop()
+
+    def handle_data(self, text):
+        if "td" in self.open or "th" in self.open:
+            self.rows[-1][-1] += text
+        if not {"style", "td", "th"} & set(self.open):
+            self.texts.append(text)
+
+    def of(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def row(self, *first: str) -> list[str]:
+        found = [row for row in self.rows if row[:len(first)] == list(first)]
+        assert len(found) == 1, (first, found)
+        return found[0]
+
+
+def made(fields: int = 11, rivals: bool = True, seed: int = 0, names: list[str] | None = None) -> dict:
+    """A record with invented numbers that add up."""
+    rng, dims = np.random.default_rng(seed), [2, 4, 6, 8, 10]
+    rows = (10 ** rng.uniform(0.5, 6, fields)).astype(int).tolist()
+    chosen = rng.choice(dims, fields).tolist()
+    names = names or [f"field_{m}" for m in range(fields)]
+    kinds = rng.choice(["categorical", "numerical"], fields).tolist()
+    total = sum(v * d for v, d in zip(rows, chosen))
+
+    def outcome(name: str, parameters: int) -> dict:
+        history = [{"epoch": e + 1, "loss_train": 0.6, "auc_val": a, "logloss_val": 0.5}
+                   for e, a in enumerate(rng.uniform(0.7, 0.8, 4).tolist())]
+        return {"name": name, "space": parameters / (10 * sum(rows)), "parameters": parameters, "bytes": 4 * parameters,
+                "val_auc": max(h["auc_val"] for h in history), "test_auc": float(rng.uniform(0.7, 0.8)),
+                "test_auc_error": 0.0104, "test_logloss": 0.5769, "best_epoch": 3, "history": history}
+
+    others = {"uniform 5": 5 * sum(rows), "uniform 6": 6 * sum(rows), "widest": 10 * sum(rows)} if rivals else {}
+    return {
+        "settings": {"dims": dims, "seed": 0, "max_space": None}, "candidates": dims,
+        "environment": {"device": "a computer", "versions": "python 3, torch 2"},
+        "data": {"label": "clicked", "classes": ["no", "yes"], "split": "random", "fingerprint": "0123abcd",
+                 "rows": {"train": 16000, "validation": 2000, "test": 2001},
+                 "left_out": {"row_id": "a value of its own"},
+                 "positives": {"train": 400, "validation": 50, "test": 51}},
+        "fields": [{"name": name, "kind": kind, "values": v, "dim": d, "parameters": v * d, "bytes": 4 * v * d,
+                    "alpha": [0.2] * 5} for name, kind, v, d in zip(names, kinds, rows, chosen)],
+        "search": {"step": [1, 2, 3], "tau": [1.0] * 3, "loss_train": [0.7, None, 0.6], "loss_val": [0.7, 0.6, 0.6],
+                   "entropy": [1.0, 0.9, 0.8], "margin": [0.0, 0.1, 0.2]},
+        "curve": [{"share": s, "space": s, "parameters": 10, "bytes": 40, "search_auc": 0.7 + s / 50}
+                  for s in (0.2, 0.6)],
+        "outcomes": [outcome("AutoDim", total)] + [outcome(name, n) for name, n in others.items()],
+        "differences": [{"rival": "widest", "mean": -0.00499, "low": -0.0195, "high": 0.0095,
+                         "words": "these test rows cannot tell"},
+                        {"rival": "uniform 5 and uniform 6 mixed", "mean": 0.0244, "low": 0.0116, "high": 0.0372,
+                         "words": "better: the search paid"}] if rivals else [],
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def record() -> dict:
+    return made()
+
+
+@pytest.fixture(scope="module")
+def document(record) -> str:
+    return page(record, "My table")
+
+
+@pytest.fixture(scope="module")
+def read(document) -> Reader:
+    return Reader(document)
+
+
+# ---------------------------------------------------------------- one file, no network, no scripts
+
+def check_self_contained(document: str) -> Reader:
+    read = Reader(document)
+    loading = {"script", "link", "iframe", "object", "embed", "img", "image", "base", "form"}
+    assert not loading & {tag for tag, _ in read.elements}
+    for tag, attributes in read.elements:
+        for name, value in attributes.items():
+            assert not name.startswith("on"), (tag, name)
+            if name in ("src", "href", "xlink:href", "clip-path"):
+                assert re.fullmatch(r"#[\w-]+|url\(#[\w-]+\)", value), (tag, name, value)
+    style = re.findall(r"(?s)<style>(.*?)</style>", document)
+    assert len(style) == 1 and not re.search(r"@import|url\(", style[0])
+    ids = [attributes["id"] for _, attributes in read.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    used = re.findall(r'(?:href="|url\()#([\w-]+)', document)
+    assert set(used) <= set(ids)
+    return read
+
+
+def test_the_page_is_well_formed_and_loads_nothing(document):
+    read = check_self_contained(document)
+    pictures = read.of("svg")
+    assert len(pictures) == 5 and len(read.of("figcaption")) == 5
+    assert all(p["role"] == "img" and len(p["aria-label"]) > 20 for p in pictures)
+    policy = [m["content"] for m in read.of("meta") if m.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == ["default-src 'none'; style-src 'unsafe-inline'"]
+    assert "prefers-color-scheme: dark" in document and "@media print" in document
+
+
+def test_the_check_of_the_page_speaks_up(document):
+    for old, new in (("<h1>", "<h1><b>"), ("<body>", "<body><script></script>"),
+                     ("<body>", '<p onclick="x"></p><body>'), ('href="#', 'href="http://'),
+                     ("<style>", "<style>@import x;"), ('id="models-', 'id="other-')):
+        with pytest.raises(AssertionError):
+            check_self_contained(document.replace(old, new, 1 if old != 'id="models-' else -1))
+
+
+# ---------------------------------------------------------------- what it says
+
+def test_fields_stand_in_the_table_sorted_by_parameters(record, read):
+    head = read.rows.index(read.row("field", "kind"))
+    rows = read.rows[head + 1:head + 1 + len(record["fields"])]
+    total = sum(f["values"] * f["dim"] for f in record["fields"])
+    numbers = [int(row[4].replace(",", "")) for row in rows]
+    assert numbers == sorted((f["values"] * f["dim"] for f in record["fields"]), reverse=True)
+    for field in record["fields"]:
+        row = read.row(field["name"])
+        parameters = field["values"] * field["dim"]
+        assert row[1:5] == [field["kind"], f"{field['values']:,}", str(field["dim"]), f"{parameters:,}"]
+        share = 100 * parameters / total
+        assert abs(float(row[5].split()[-2]) - share) <= 0.05
+        amount, unit = row[6].split()
+        power = 1000 ** ("B", "kB", "MB", "GB").index(unit)
+        assert abs(float(amount) * power / (4 * parameters) - 1) < 0.006
+
+
+def test_outcomes_stand_in_the_table(record, read):
+    for outcome in record["outcomes"]:
+        row = read.row(outcome["name"])
+        assert abs(float(row[1][:-2]) - 100 * outcome["space"]) <= 0.05
+        assert int(row[2].replace(",", "")) == outcome["parameters"]
+        auc, error = map(float, row[5].split(" ± "))
+        assert abs(auc - outcome["test_auc"]) <= 5e-5 and abs(error - 0.0104 * 1.96) <= 6e-5
+        assert float(row[4]) == round(outcome["val_auc"], 4) and row[6:] == ["0.5769", "3"]
+
+
+def test_the_answer_comes_first_with_the_record_words(record, document):
+    answer = re.search(r'(?s)<h1>My table</h1>\s*<div class="answer">(.*?)</div>', document)[1]
+    chosen, rows = record["outcomes"][0], sum(f["values"] for f in record["fields"])
+    assert f"keeps {100 * chosen['parameters'] / (10 * rows):.1f} %" in answer and f"of {10 * rows:,}" in answer
+    low, high = re.search(r"interval is (\d\.\d+) to (\d\.\d+)", answer).groups()
+    assert abs(float(low) + float(high) - 2 * chosen["test_auc"]) < 2e-4
+    assert abs(float(high) - float(low) - 2 * 1.96 * 0.0104) < 2e-4
+    for d in record["differences"]:
+        sentence = [p for p in answer.split("<p>") if d["words"] in p]
+        assert len(sentence) == 1
+        said = [float(x.replace("−", "-")) for x in re.findall(r"[+−]\d\.\d{4}", sentence[0])]
+        assert said == [round(d["mean"], 4), round(d["low"], 4), round(d["high"], 4)]
+
+
+@pytest.mark.parametrize("words", ["worse: the search did not pay", "no loss worth naming", "anything else"])
+def test_words_are_the_record_s(record, words):
+    changed = copy.deepcopy(record)
+    changed["differences"][1]["words"] = words
+    assert words in summary(changed) and "better: the search paid" not in summary(changed)
+
+
+def test_without_rivals_it_says_how_to_get_them():
+    record = made(rivals=False)
+    for text in (page(record), summary(record)):
+        assert "No rival was trained" in text and "rivals=True" in text and "minus that" not in text
+        assert "their test rows" not in text
+    assert "No rival" not in summary(made())
+
+
+def test_too_few_test_rows_for_an_interval(record):
+    few = copy.deepcopy(record)
+    for outcome in few["outcomes"]:
+        outcome["test_auc_error"] = None
+    read = check_self_contained(page(few))
+    assert all(read.row(o["name"])[5] == f"{o['test_auc']:.4f} ± unknown" for o in few["outcomes"])
+    assert "too few of a class for an interval" in summary(few) and "DeLong" not in summary(few)
+
+
+def test_data_settings_and_environment(record, read):
+    text = " ".join(read.texts)
+    assert read.row("train")[1:] == ["16,000", "400", "2.5 %"] and read.row("test")[1:3] == ["2,001", "51"]
+    assert read.row("row_id") == ["row_id", "a value of its own"]
+    assert read.row("dims")[1] == "[2, 4, 6, 8, 10]" and read.row("max_space")[1] == "null"
+    assert read.row("device")[1] == "a computer" and "0123abcd" in str(read.rows)
+    assert '"yes" counts as positive' in text and "split at random" in text and "newest" not in text
+    by_time = record | {"data": record["data"] | {"split": "day", "left_out": {}}}
+    text = " ".join(Reader(page(by_time)).texts)
+    assert 'by "day": the oldest' in text and "at random" not in text and "No column was left out" in text
+
+
+def test_summary_is_the_same_answer_in_plain_lines(record, document):
+    lines = summary(record, tables=3).splitlines()
+    assert all(f"<p>{escaped(line)}</p>" in document for line in lines[:-1])
+    largest = sorted(record["fields"], key=lambda f: f["values"] * f["dim"])[::-1][:3]
+    named = ", ".join(f"{f['name']} {f['dim']}" for f in largest)
+    assert lines[-1] == f"Dimensions: {named} and 8 smaller ones."
+    assert "smaller" not in summary(made(fields=3), tables=3)
+
+
+# ---------------------------------------------------------------- pictures
+
+def test_bars_are_the_dimensions(record):
+    ax = draw_dims(record).axes[0]
+    drawn = dict(zip([text.get_text() for text in ax.get_yticklabels()], [bar.get_width() for bar in ax.patches]))
+    assert drawn == {f["name"]: f["dim"] for f in record["fields"]}
+    low, high = ax.get_ylim()
+    assert low > high  # the first, largest table is on top
+
+
+def test_error_bars_are_the_intervals(record):
+    figure = draw_models(record)
+    segments = [c.get_segments()[0] for c in figure.axes[0].collections]
+    for segment, outcome in zip(segments, record["outcomes"], strict=True):
+        assert np.allclose(segment[:, 0], 100 * outcome["space"])
+        assert np.allclose(np.diff(segment[:, 1]), 2 * 1.96 * 0.0104, rtol=1e-3)
+
+
+@pytest.mark.parametrize("fields", [1, BARS, BARS + 1, 200])
+def test_any_number_of_fields(fields):
+    record = made(fields, seed=fields)
+    document = page(record)
+    read = check_self_contained(document)
+    assert all(read.row(f["name"]) for f in record["fields"])
+    shown = [f["name"] for f in by_parameters(record)[:BARS]]
+    assert [text for text in read.texts if re.fullmatch(r"field_\d+", text)] == shown
+    assert (f"{BARS} largest of {fields}" in document) == (fields > BARS)
+    assert len(document.encode()) < 300_000
+
+
+def test_pictures_of_other_candidates():
+    record = made(3)
+    for candidates in ([7], list(range(1, 65))):
+        for field in record["fields"]:
+            field["dim"], field["parameters"] = candidates[-1], candidates[-1] * field["values"]
+        check_self_contained(page(record | {"candidates": candidates}))
+
+
+# ---------------------------------------------------------------- text that is not ours
+
+def test_hostile_text_is_shown_and_does_nothing():
+    record = made(len(HOSTILE), names=HOSTILE)
+    for place in ("label", "split", "fingerprint"):
+        record["data"][place] = HOSTILE[1]
+    record["data"] |= {"classes": HOSTILE[:2], "left_out": {HOSTILE[0]: HOSTILE[2]}}
+    record["environment"] = {"device": HOSTILE[0], "versions": HOSTILE[2]}
+    record["settings"] = {HOSTILE[0]: HOSTILE[1], "nested": {HOSTILE[2]: [HOSTILE[3]]}}
+    for i, outcome in enumerate(record["outcomes"]):
+        outcome["name"] = HOSTILE[i] if i else HOSTILE[11]
+    record["differences"][0] |= {"rival": HOSTILE[0], "words": HOSTILE[1]}
+    record["fields"][0]["kind"] = HOSTILE[1]
+    document = page(record, HOSTILE[2])
+    read = check_self_contained(document)
+    assert document.encode() and "\x1b" not in document + summary(record) and "\x00" not in document
+    columns = [row[0] for row in read.rows]
+    pictured = {text for text in read.texts}
+    for name in HOSTILE:
+        assert short(name, 300) in columns
+        assert short(name) in pictured or not name.strip()
+    legends = [text.get_text() for text in draw_models(record).legends[0].texts]
+    assert legends[0] == "_hidden"
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_short_text(text):
+    for width in (12, 24):
+        shown = short(text, width)
+        wide = sum(1 + (ord(c) > 0x2E80) for c in shown)  # by code point, good for these texts
+        assert wide <= width and (shown == plain(text)) == (sum(1 + (ord(c) > 0x2E80) for c in plain(text)) <= width)
+        head, _, tail = shown.partition("…")
+        assert shown == plain(text) or (plain(text).startswith(head) and plain(text).endswith(tail) and head and tail)
+    assert label(text).replace(r"\$", "$") == short(text) and not re.search(r"(?<!\\)\$", label(text))
+
+
+def test_numbers():
+    sizes = [size(n) for n in (1, 1000, 9_999, 10_000, 123_456_789)]
+    assert sizes == ["1 B", "1.00 kB", "10.0 kB", "10.0 kB", "123 MB"]
+    assert [percent(s) for s in (0.005, 0.01, 0.99999)] == ["0.50 %", "1.0 %", "100.0 %"]
+
+
+# ---------------------------------------------------------------- the same bytes, and errors
+
+def test_the_same_record_gives_the_same_bytes(record, document, tmp_path):
+    before = copy.deepcopy(record)
+    write_page(json.loads(json.dumps(record)), tmp_path / "new" / "page.html", "My table")
+    assert (tmp_path / "new" / "page.html").read_bytes() == document.encode() and record == before
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["page.html"]
+    assert page(made(seed=1), "My table") != document
+
+
+def test_the_style_of_others_is_left_alone(record, document):
+    import matplotlib
+    other = {"axes.facecolor": "red", "font.size": 30, "text.color": "green", "svg.fonttype": "path"}
+    with matplotlib.rc_context(other):
+        assert page(record, "My table") == document
+        assert matplotlib.rcParams["axes.facecolor"] == "red"
+    assert not matplotlib.pyplot.get_fignums()
+
+
+PLACES = [("outcomes",), ("fields",), ("candidates",), ("differences",), ("curve",), ("search",), ("data",),
+          ("settings",), ("environment",), ("outcomes", 1, "test_logloss"),
+          ("outcomes", 0, "history"), ("fields", 2, "values"),
+          ("data", "rows", "test"), ("data", "left_out"), ("differences", 0, "words"), ("curve", 1, "search_auc"),
+          ("search", "entropy"), ("environment", "versions"), ("outcomes", 0, "history", 3, "auc_val")]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES, ids=str)
+@pytest.mark.parametrize("make", [page, summary])
+def test_what_is_missing_is_named(record, place, make):
+    damaged = copy.deepcopy(record)
+    inner = damaged
+    for step in place[:-1]:
+        inner = inner[step]
+    del inner[place[-1]]
+    where = "record" + "".join(f"[{step!r}]" for step in place[:-1])
+    with pytest.raises(ValueError, match=re.escape(f"{where} lacks {place[-1]!r}")):
+        make(damaged)
+    inner[place[-1]] = {"a": "<b>"} if place[-1] in ("test", "words", "values") else "<b>" if len(place) < 2 else None
+    with pytest.raises(ValueError, match=re.escape(f"{where}[{place[-1]!r}]")):
+        make(damaged)
+
+
+@pytest.mark.parametrize("name", ["outcomes", "fields", "candidates", "curve"])
+def test_what_is_empty_is_named(record, name, tmp_path):
+    with pytest.raises(ValueError, match=f"{name}.* is empty"):
+        write_page(record | {name: []}, tmp_path / "page.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_that_cannot_be_written(record, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        write_page(record, tmp_path / "file" / "page.html")

@@ -1,0 +1,730 @@
+"""autodim.workflow: from a frame to a record, each number against loops over rows, fields and pairs."""
+
+import json
+import math
+import warnings
+from collections import Counter
+from dataclasses import replace
+from datetime import date
+from decimal import Decimal
+from functools import partial
+from itertools import product
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import log_loss, roc_auc_score
+
+from autodim import retrain, search, storage, tables, workflow
+from autodim.data import DataError
+from autodim.inference import delong
+from autodim.models import DLRS, MLP
+from autodim.retrain import TrainConfig
+from autodim.search import SearchConfig, supernet_auc
+from autodim.storage import FileCheckpoint, Trained, load_trained, save_trained
+from autodim.tables import encode_rows
+from autodim.workflow import (
+    Network, Outcome, auc_space_curve, choose, differences, find, in_words, make_record, outcome_record, prepare,
+    rivals, train,
+)  # fmt: skip
+
+N = 300
+S = pd.Series
+
+
+def cycled(*values, dtype=None) -> pd.Series:
+    """Values by uneven turns, so that some are rare."""
+    return pd.Series([values[int(i) % len(values)] for i in np.sqrt(np.arange(N) * 7)], dtype=dtype)
+
+
+def table(seed: int = 0) -> pd.DataFrame:
+    """Four columns, three of which the label depends on."""
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame(
+        {
+            "user": rng.integers(0, 12, N),
+            "land": rng.choice(["a", "b", "c"], N),
+            "price": rng.gamma(2, 3, N),
+            "hour": rng.integers(0, 24, N),
+        }
+    )
+    logit = np.sin(frame.user) * 2 + (frame.land == "b") + frame.price / 5 - 1.5
+    return frame.assign(click=(rng.random(N) < 1 / (1 + np.exp(-logit))).astype(int))
+
+
+BASE = table()
+NETWORK = Network((8,), 0.1)
+SEARCH = SearchConfig(dims=(2, 4), epochs=3, f=2, batch_size=60, tau_decay=0.05)
+TRAIN = TrainConfig(epochs=4, patience=3, batch_size=60, lr=0.01)
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    return prepare(BASE, "click", min_count=2)
+
+
+@pytest.fixture(scope="module")
+def found(prepared):
+    return find(prepared, SEARCH, NETWORK, progress=False)
+
+
+def quietly(call):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return call()
+
+
+# ---------------------------------------------------------------- prepare
+
+
+def missing(value) -> bool:
+    return value is None or value is pd.NA or value is pd.NaT or value != value
+
+
+@pytest.mark.parametrize("min_count", [1, 2, 9])
+def test_prepare_by_loops(min_count):
+    """Ids of text by counting in the training rows; the split by the rows' own labels."""
+    frame = BASE.assign(word=cycled("x", "y", "z", None, "rare"), click=np.where(BASE.click == 1, "yes", "no"))
+    made = prepare(frame, "click", min_count=min_count, validation=0.2, test=0.3, seed=4)
+    split = tables.split_table((frame.click == "yes").to_numpy().astype(np.int8), None, 0.2, 0.3, 4)
+    assert made.classes.tolist() == ["no", "yes"] and made.split == "random"
+    assert made.data.fields == made.schema.fields == ("user", "land", "price", "hour", "word")
+    for m, name in enumerate(made.data.fields):
+        values = [None if missing(v) else v for v in frame[name].tolist()]
+        if name == "price":
+            training = np.array(values)[split.train]
+            edges = [np.quantile(training, q / 20) for q in range(1, 20)]
+            values = [sum(v >= e for e in edges) for v in values]
+        counts = Counter(values[row] for row in split.train)
+        known = sorted(v for v, c in counts.items() if v is not None and c >= min_count) + [None] * (
+            counts[None] >= min_count
+        )
+        assert made.data.cardinalities[m] == 1 + len(known)
+        for part, rows in zip((made.data.train, made.data.val, made.data.test), split):
+            assert part.ids[:, m].tolist() == [known.index(values[r]) + 1 if values[r] in known else 0 for r in rows]
+            assert part.labels.tolist() == [float(frame.click[r] == "yes") for r in rows]
+
+
+KINDS = {
+    "text": cycled("a", "b", "c"),
+    "text and holes": cycled("a", None, "b"),
+    "string": cycled("a", pd.NA, dtype="string"),
+    "arrow": cycled("a", None, dtype="string[pyarrow]"),
+    "whole": cycled(3, 1, 2),
+    "whole floats": cycled(3.0, 1.0, np.nan),
+    "Int64": cycled(3, pd.NA, 1, dtype="Int64"),
+    "UInt8": cycled(3, pd.NA, dtype="UInt8"),
+    "arrow whole": cycled(3, None, dtype="int64[pyarrow]"),
+    "truth": cycled(True, False),
+    "boolean": cycled(True, pd.NA, False, dtype="boolean"),
+    "truth objects": cycled(True, None, False, dtype=object),
+    "fractions": cycled(0.5, 1.0, 7.25, np.nan),
+    "Float64": cycled(0.5, pd.NA, 3.0, dtype="Float64"),
+    "float32": cycled(0.1, 2.7, dtype="float32"),
+    "objects of fractions": cycled(0.5, None, 2, dtype=object),
+    "whole and text": cycled(1, "a", None, "1", dtype=object),
+    "objects of whole": cycled(1, None, 2, dtype=object),
+    "categories": cycled("b", "a", None, dtype="category"),
+    "unused categories": S(pd.Categorical(cycled("a", "b"), ["z", "b", "a"])),
+    "categories of numbers": cycled(2, 1).astype("category"),
+    "far": cycled(2**60, 2**60 + 1),
+    "unsigned": cycled(2**64 - 1, 2**64 - 2, dtype="uint64"),
+    "negative": cycled(-1, 0, 1),
+    "words of numbers": cycled("7", "07", "7.0"),
+    "empty text": cycled("", " ", "nan"),
+    "lines": cycled("a\nb", 'x"y', "ß€😀"),
+}
+NAMED = {  # kept as they are, since they are named
+    "fractions": cycled(0.1, 0.30000000000000004, np.nan),
+    "float32": cycled(0.1, 0.3, dtype="float32"),
+    "dates": cycled(*pd.date_range("2026-01-01", periods=3)),
+    "dates and holes": cycled(pd.Timestamp("2026-01-01 12:30:00.123456"), pd.NaT),
+    "an id": S(range(N)),
+    "nothing": S([None] * N, dtype=object),
+    "NaN alone": S([np.nan] * N),
+    "one value": S(["a"] * N),
+    "spelt": S([f"{i:03}" for i in range(N)]),
+}
+
+
+@pytest.mark.parametrize("min_count", [1, 30])
+@pytest.mark.parametrize("name, named", [(n, False) for n in KINDS] + [(n, True) for n in NAMED])
+def test_rows_of_training_are_encoded_alike_also_by_a_model_that_was_loaded(name, named, min_count, tmp_path):
+    frame = BASE[["user", "click"]].assign(it=(NAMED if named else KINDS)[name])
+    before = frame.copy(deep=True)
+    made = prepare(frame, "click", categorical=["it"] if named else [], min_count=min_count, seed=1)
+    pd.testing.assert_frame_equal(frame, before)
+    assert made.data.fields == ("user", "it")
+    split = tables.split_table(frame.click.to_numpy(np.int8), seed=1)
+    model = DLRS(made.data.cardinalities, [2, 3], partial(MLP, hidden=(4,), dropout=0.0)).eval()
+    save_trained(
+        Trained(made.schema, made.data.vocabularies, made.classes, {"user": 2, "it": 3}, model, (4,), 0.0, {}), tmp_path
+    )
+    loaded = load_trained(tmp_path)
+    assert loaded.schema == made.schema and loaded.classes.tolist() == made.classes.tolist()
+    for vocabularies in (made.data.vocabularies, loaded.vocabularies):
+        for part, rows in zip((made.data.train, made.data.val, made.data.test), split):
+            assert quietly(lambda v=vocabularies, r=rows: encode_rows(frame.iloc[r], v)).equal(part.ids)
+        shuffled = frame.sample(frac=1, random_state=0)[["it", "user"]]
+        assert (
+            quietly(lambda v=vocabularies, s=shuffled: encode_rows(s, v))[:, 1].tolist()
+            == quietly(lambda v=vocabularies: encode_rows(frame, v))[shuffled.index, 1].tolist()
+        )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_order_of_columns_and_the_index_change_nothing_else(seed, prepared):
+    order = np.random.default_rng(seed).permutation(BASE.columns).tolist()
+    made = prepare(BASE[order].set_index(pd.Index([7] * N)), "click", min_count=2)
+    fields = [c for c in order if c != "click"]
+    place = [prepared.data.fields.index(f) for f in fields]
+    assert list(made.data.fields) == fields and made.schema.buckets == prepared.schema.buckets
+    assert made.data.cardinalities == tuple(prepared.data.cardinalities[p] for p in place)
+    for one, other in (
+        (made.data.train, prepared.data.train),
+        (made.data.val, prepared.data.val),
+        (made.data.test, prepared.data.test),
+    ):
+        assert one.ids.equal(other.ids[:, place]) and one.labels.equal(other.labels)
+
+
+def test_by_time_the_oldest_rows_train_and_time_is_no_field():
+    when = pd.Timestamp("2026-01-01") + pd.to_timedelta(np.random.default_rng(0).permutation(N), "h")
+    frame = BASE.assign(when=when)
+    made = prepare(frame, "click", time="when", validation=0.2, test=0.2)
+    assert made.split == "when" and "when" not in made.data.fields and made.schema.left_out == {"when": "excluded"}
+    ordered = frame.sort_values("when").click.tolist()
+    assert Counter(made.data.train.labels.tolist()) == Counter(map(float, ordered[:180]))
+    assert Counter(made.data.test.labels.tolist()) == Counter(map(float, ordered[240:]))
+    assert "hour" in prepare(BASE, "click", time="hour", categorical=["hour"]).data.fields
+    assert "hour" not in prepare(BASE, "click", time="hour").data.fields
+    assert prepare(frame, "click", time="when", exclude=["when", "land"]).data.fields == ("user", "price", "hour")
+
+
+@pytest.mark.parametrize("label", ["self", "label", "0", "a b", "buckets"])
+def test_any_name_of_the_label(label):
+    assert prepare(BASE.rename(columns={"click": label}), label).data.fields == ("user", "land", "price", "hour")
+
+
+BAD = {
+    "decimals": (
+        dict(it=[Decimal(i % 3) for i in range(N)]),
+        {},
+        DataError,
+        "field 'it': JSON cannot hold its value Decimal.'0'.*make the column strings",
+    ),
+    "bytes": (dict(it=[b"a", b"b"] * (N // 2)), {}, DataError, "field 'it': JSON cannot hold its value b'a'"),
+    "a time with a zone": (
+        dict(it=cycled(*pd.date_range("2026-01-01", periods=2, tz="UTC"))),
+        {"categorical": ["it"]},
+        DataError,
+        "field 'it': JSON cannot",
+    ),
+    "days": (
+        dict(it=cycled(date(2026, 1, 1), date(2026, 1, 2))),
+        {"categorical": ["it"]},
+        DataError,
+        "field 'it': JSON cannot",
+    ),
+    "infinity": (
+        dict(it=cycled(np.inf, 1.0)),
+        {"categorical": ["it"]},
+        DataError,
+        "field 'it': JSON cannot hold its value inf",
+    ),
+    "infinite number": (
+        dict(price=BASE.price.where(BASE.index != 123, np.inf)),
+        {},
+        DataError,
+        "column 'price' row 123: inf is not a number .*make it missing",
+    ),
+    "text in numbers": (
+        dict(it=["1.5"] * 211 + ["x"] + ["2"] * (N - 212)),
+        {"numerical": {"it": 3}},
+        DataError,
+        "column 'it' row 211: 'x' is not a number",
+    ),
+    "three classes": (dict(click=np.arange(N) % 3), {}, DataError, "label 'click' has 3 distinct values"),
+    "one class": (dict(click=1), {}, DataError, "label 'click' has 1 distinct values"),
+    "NaN labels": (
+        dict(click=BASE.click.where(BASE.index != 17)),
+        {},
+        DataError,
+        "label 'click' row 17: missing .in 1 of 300 rows.",
+    ),
+    "rare class": (dict(click=[1] * 2 + [0] * (N - 2)), {}, DataError, "2 rows of class 1 among 300"),
+    "a part of one class": (
+        dict(click=[0, 1] * 120 + [0] * 60, when=range(N)),
+        {"time": "when"},
+        DataError,
+        "label 'click': all of the val are 0",
+    ),
+    "text for time": (
+        dict(when=["9/12/2025"] * N),
+        {"time": "when"},
+        DataError,
+        "time 'when' row 0: '9/12/2025', expected dates or numbers",
+    ),
+    "no such time": ({}, {"time": "when"}, DataError, "time: column 'when' is not in the table; it has user"),
+    "missing time": (dict(when=[*range(N - 1), None]), {"time": "when"}, DataError, "time 'when' row 299: missing"),
+    "label for time": ({}, {"time": "click"}, ValueError, "time='click' is the label; name the column that orders"),
+    "text for a list": (
+        {},
+        {"exclude": "land", "time": "hour"},
+        ValueError,
+        "exclude: 'land' is text, expected a list",
+    ),
+    "text for another list": ({}, {"categorical": "land"}, ValueError, "categorical: 'land' is text, expected a list"),
+    "label excluded": ({}, {"exclude": ["click"]}, ValueError, "'click' is named by label and by exclude"),
+    "shares": (
+        {},
+        {"validation": 0.6, "test": 0.4},
+        ValueError,
+        "validation=0.6, test=0.4: expected two positive shares",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused_before_anything_is_trained(name):
+    columns, options, kind, text = BAD[name]
+    with pytest.raises(kind, match=text):
+        quietly(lambda: prepare(BASE.assign(**columns), "click", **options))
+
+
+def test_two_rows():
+    with pytest.raises(DataError, match="no column is left|1 rows of class 0 among 2"):
+        quietly(lambda: prepare(BASE.iloc[:2].assign(click=[0, 1]), "click"))
+    with pytest.raises(DataError, match="1 rows of class 0 among 2 .*more data"):
+        prepare(pd.DataFrame({"a": ["x", "x", "y"], "click": [0, 1, 1]}).iloc[[0, 2]], "click", categorical=["a"])
+
+
+# ---------------------------------------------------------------- find and train, interrupted
+
+
+class Interrupted(BaseException):
+    """As Ctrl-C."""
+
+
+def interrupt_after(monkeypatch, saves: int) -> None:
+    """The process is stopped right after so many saves."""
+    real, left = FileCheckpoint.save, [saves]
+
+    def save(self, state) -> None:
+        real(self, state)
+        left[0] -= 1
+        if left[0] == 0:
+            raise Interrupted
+
+    monkeypatch.setattr(storage.FileCheckpoint, "save", save)
+
+
+def same_weights(one, other) -> bool:
+    a, b = one.state_dict(), other.state_dict()
+    return a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
+
+
+def same_search(one, other) -> bool:
+    return (
+        one.alpha.equal(other.alpha)
+        and one.dims == other.dims
+        and same_weights(one.model, other.model)
+        and all(one.history[name].nan_to_num(-9).equal(other.history[name].nan_to_num(-9)) for name in one.history)
+    )
+
+
+@pytest.mark.parametrize("saves", [1, 2])
+def test_a_search_that_was_interrupted_goes_on_as_if_it_had_not_been(saves, prepared, found, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, saves)
+        with pytest.raises(Interrupted):
+            find(prepared, SEARCH, NETWORK, folder=tmp_path, progress=False)
+    epochs, real = [], search.run_epoch
+    monkeypatch.setattr(search, "run_epoch", lambda *args: epochs.append(1) or real(*args))
+    torch.rand(3)
+    assert same_search(find(prepared, SEARCH, NETWORK, folder=str(tmp_path), progress=False), found)
+    assert len(epochs) == 3 - saves
+    assert (
+        same_search(find(prepared, SEARCH, NETWORK, folder=tmp_path, progress=False), found)
+        and len(epochs) == 3 - saves
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["search.safetensors"]
+
+
+def test_a_damaged_state_begins_anew_with_a_warning(prepared, found, tmp_path):
+    find(prepared, SEARCH, NETWORK, folder=tmp_path, progress=False)
+    path = tmp_path / "search.safetensors"
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.warns(UserWarning, match="search.safetensors is damaged .*anew"):
+        again = find(prepared, SEARCH, NETWORK, folder=tmp_path, progress=False)
+    assert same_search(again, found)
+
+
+OTHERS = {
+    "seed": dict(seed=1),
+    "settings": dict(config=replace(SEARCH, f=3)),
+    "network": dict(network=Network((4,), 0.1)),
+    "dropout": dict(network=Network((8,), 0.2)),
+    "data": dict(prepared=prepare(table(1), "click", min_count=2)),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_search_does_not_go_on_from_this_one(name, prepared, tmp_path):
+    usual = dict(prepared=prepared, config=SEARCH, network=NETWORK, seed=0, progress=False)
+    find(**usual, folder=tmp_path)
+    assert same_search(find(**usual | OTHERS[name], folder=tmp_path), find(**usual | OTHERS[name]))
+
+
+DIMS = {"user": 2, "land": 4, "price": 2, "hour": 4}
+
+
+def same_outcome(one: Outcome, other: Outcome) -> bool:
+    return (
+        (one.dims, one.history, one.best_epoch, one.val, one.test)
+        == (other.dims, other.history, other.best_epoch, other.val, other.test)
+        and same_weights(one.model, other.model)
+        and one.scores.tolist() == other.scores.tolist()
+    )
+
+
+@pytest.mark.parametrize("saves", [1, 3])
+def test_a_training_that_was_interrupted_goes_on_as_if_it_had_not_been(saves, prepared, tmp_path, monkeypatch):
+    run = partial(train, prepared, "AutoDim", DIMS, 4, TRAIN, NETWORK, progress=False)
+    whole = run()
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, saves)
+        with pytest.raises(Interrupted):
+            run(folder=tmp_path)
+    epochs, real = [], retrain.train_epoch
+    monkeypatch.setattr(retrain, "train_epoch", lambda *args: epochs.append(1) or real(*args))
+    assert same_outcome(run(folder=tmp_path), whole) and len(epochs) == len(whole.history) - saves
+    assert same_outcome(run(folder=tmp_path), whole) and len(epochs) == len(whole.history) - saves
+    other = run(folder=tmp_path, seed=1)
+    assert same_outcome(other, run(seed=1)) and not same_weights(other.model, whole.model)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_training_does_not_go_on_from_this_one(name, prepared, tmp_path):
+    usual = dict(prepared=prepared, config=TRAIN, network=NETWORK, seed=0)
+    changed = usual | OTHERS[name] | (dict(config=replace(TRAIN, lr=0.02)) if name == "settings" else {})
+    run = partial(train, name="AutoDim", dims=DIMS, d_max=4, progress=False)
+    run(**usual, folder=tmp_path)
+    assert same_outcome(run(**changed, folder=tmp_path), run(**changed))
+
+
+def test_each_choice_of_dimensions_has_its_own_file(prepared, tmp_path):
+    short = replace(TRAIN, epochs=1)
+    for widths in ((2, 4, 2, 4), (4, 2, 2, 4), (2, 2, 2, 2), (24, 2, 4, 2)):
+        train(prepared, "x", dict(zip(DIMS, widths)), 24, short, NETWORK, folder=tmp_path, progress=False)
+    assert len(list(tmp_path.iterdir())) == 4
+    wide = prepare(
+        pd.DataFrame({f"f{i}": (np.arange(60) + i) % 7 for i in range(30)} | {"click": [0, 1] * 30}), "click"
+    )
+    for last in (2, 4):  # too many fields for a name that lists their dimensions
+        dims = {f"f{i}": 4 for i in range(29)} | {"f9": 2, "f29": last}
+        train(wide, "x", dims, 4, short, NETWORK, folder=tmp_path, progress=False)
+    assert len(list(tmp_path.iterdir())) == 6 and max(len(p.name) for p in tmp_path.iterdir()) < 80
+
+
+def test_an_outcome_by_its_own_model_and_explicit_sums(prepared):
+    outcome = train(prepared, "AutoDim", dict(reversed(DIMS.items())), 4, TRAIN, NETWORK, multiple=4, progress=False)
+    data, labels = prepared.data, prepared.data.test.labels.numpy()
+    assert list(outcome.dims.items()) == list(DIMS.items())
+    parameters = stored = widest = 0
+    for field, rows in zip(data.fields, data.cardinalities):
+        parameters, stored, widest = parameters + DIMS[field] * rows, stored + 4 * 4 * rows, widest + 4 * rows
+    assert (outcome.parameters, outcome.bytes) == (parameters, stored) and outcome.space == pytest.approx(
+        parameters / widest
+    )
+    assert sum(table.weight.numel() for table in outcome.model.embedding.tables) == parameters
+    with torch.no_grad():
+        scores = outcome.model(data.test.ids).numpy()
+    assert not outcome.model.training and np.allclose(outcome.scores, scores, atol=1e-6)
+    assert outcome.test.auc == pytest.approx(roc_auc_score(labels, scores), abs=1e-9)
+    assert outcome.test.logloss == pytest.approx(log_loss(labels, 1 / (1 + np.exp(-scores.astype(float)))), abs=1e-6)
+    assert outcome.val.auc == max(row["auc_val"] for row in outcome.history)
+    assert outcome.history[outcome.best_epoch - 1]["auc_val"] == outcome.val.auc
+
+
+def test_test_rows_decide_nothing(prepared, found):
+    data = prepared.data
+    other = replace(prepared, data=replace(data, test=data.test._replace(labels=1 - data.test.labels)))
+    one, two = (train(p, "x", DIMS, 4, TRAIN, NETWORK, progress=False) for p in (prepared, other))
+    assert same_weights(one.model, two.model) and one.val == two.val and one.test.auc == pytest.approx(1 - two.test.auc)
+    assert same_search(find(other, SEARCH, NETWORK, progress=False), found)
+
+
+# ---------------------------------------------------------------- choose
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("multiple", [1, 4])
+def test_a_choice_is_the_most_probable_that_fits_by_trying_all(seed, multiple, prepared):
+    rng, grid, data = np.random.default_rng(seed), (2, 4, 6), prepared.data
+    alpha = torch.tensor(rng.dirichlet([1, 1, 1], len(data.fields)), dtype=torch.float32)
+    size = {d: -(-d // multiple) * multiple for d in grid}
+
+    def cost(widths) -> int:
+        return sum(size[d] * rows for d, rows in zip(widths, data.cardinalities))
+
+    def score(widths) -> float:
+        return sum(math.log(alpha[m, grid.index(d)]) for m, d in enumerate(widths))
+
+    every = list(product(grid, repeat=len(data.fields)))
+    full = size[6] * sum(data.cardinalities)
+    free = [grid[int(row.argmax())] for row in alpha]
+    assert list(choose(prepared, alpha, grid, multiple=multiple).values()) == free
+    assert list(choose(prepared, alpha, grid, max_space=1.0, multiple=multiple).values()) == free
+    for share in (0.4, 0.5, 0.7, 0.9):
+        limits = {"max_space": (share, share * full), "max_bytes": (int(share * full * 4), share * full)}
+        for option, (value, limit) in limits.items():
+            if cost([2] * 4) > limit:
+                with pytest.raises(ValueError, match="too small: the smallest tables possible"):
+                    choose(prepared, alpha, grid, multiple=multiple, **{option: value})
+                continue
+            chosen = choose(prepared, alpha, grid, multiple=multiple, **{option: value})
+            assert list(chosen) == list(data.fields) and cost(chosen.values()) <= limit + 1e-6
+            best = max(score(w) for w in every if cost(w) <= limit + 1e-6)
+            assert score(chosen.values()) == pytest.approx(best, abs=1e-6)
+
+
+def test_one_budget_at_a_time(prepared, found):
+    with pytest.raises(ValueError, match="give exactly one of the two"):
+        choose(prepared, found.alpha, SEARCH.dims, max_space=0.5, max_bytes=1000)
+
+
+# ---------------------------------------------------------------- rivals and differences
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_rivals_are_the_whole_numbers_around_equal_space(seed):
+    rng = np.random.default_rng(seed)
+    fields, d_max = [f"f{m}" for m in range(4)], int(rng.integers(4, 12))
+    rows = rng.integers(1, 100, 4).tolist()
+    widths = rng.integers(1, d_max + 1, 4).tolist() if seed % 4 else [int(rng.integers(1, d_max + 1))] * 4
+    data = SimpleNamespace(fields=tuple(fields), cardinalities=tuple(rows))
+    made = rivals(dict(zip(fields, widths)), data, d_max)
+    used = sum(d * v for d, v in zip(widths, rows))
+    names = list(made)
+    assert names[-1] == "widest" and set(made["widest"].values()) == {d_max} and list(made["widest"]) == fields
+    around = [next(iter(made[name].values())) for name in names[:-1]]
+    assert names[:-1] == [f"uniform {d}" for d in around] and all(
+        set(made[n].values()) == {d} for n, d in zip(names, around)
+    )
+    exact = [d for d in range(1, d_max + 1) if d * sum(rows) == used]
+    below = max((d for d in range(1, d_max + 1) if d * sum(rows) <= used), default=None)
+    expected = exact or [below, below + 1]
+    assert around == [d for d in expected if d != d_max]
+
+
+def test_a_uniform_choice_has_itself_and_the_widest_for_rivals_whatever_rounding_does():
+    """1 / 49 times 49 is below 1 in floats."""
+    data = SimpleNamespace(fields=("a", "b"), cardinalities=(3, 7))
+    for d_max in range(2, 130):
+        for d in range(1, d_max):
+            assert list(rivals({"a": d, "b": d}, data, d_max)) == [f"uniform {d}", "widest"]
+
+
+def outcome(name: str, space: float, scores: np.ndarray, labels: np.ndarray, val: float | None = None) -> Outcome:
+    """An outcome of which only name, space, scores and validation AUC matter; the latter rises with Space if not given."""
+    test = workflow.Metrics(roc_auc_score(labels, scores), 0.5)
+    val = workflow.Metrics(0.5 + space / 2 if val is None else val, 0.5)
+    return Outcome(name, {}, space, 10, 40, val, test, 1, [], np.asarray(scores, np.float32), None)
+
+
+def by_pairs(labels, scores, weights) -> tuple[float, float]:
+    """A contrast of AUCs, and its standard error, by loops over pairs (DeLong's components of each row)."""
+    positive, negative = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
+    wins = {
+        (i, j): sum(w * ((s[i] > s[j]) + 0.5 * (s[i] == s[j])) for w, s in zip(weights, scores))
+        for i in positive
+        for j in negative
+    }
+    by_positive = [np.mean([wins[i, j] for j in negative]) for i in positive]
+    by_negative = [np.mean([wins[i, j] for i in positive]) for j in negative]
+    variance = np.var(by_positive, ddof=1) / len(positive) + np.var(by_negative, ddof=1) / len(negative)
+    return float(np.mean(list(wins.values()))), math.sqrt(variance)
+
+
+CASES = {  # names and spaces; the weights of all outcomes in the contrast at equal Space
+    "between two": (
+        [("AutoDim", 0.25), ("uniform 2", 0.2), ("uniform 3", 0.3), ("widest", 1.0)],
+        "uniform 2 and uniform 3 mixed",
+        [1, -0.5, -0.5, 0],
+    ),
+    "nearer to one": (
+        [("AutoDim", 0.22), ("uniform 2", 0.2), ("uniform 3", 0.3), ("widest", 1.0)],
+        "uniform 2 and uniform 3 mixed",
+        [1, -0.8, -0.2, 0],
+    ),
+    "at one": ([("AutoDim", 0.2), ("uniform 2", 0.2), ("widest", 1.0)], "uniform 2", [1, -1, 0]),
+    "below the widest": (
+        [("AutoDim", 0.97), ("uniform 9", 0.9), ("widest", 1.0)],
+        "uniform 9 and widest mixed",
+        [1, -0.3, -0.7],
+    ),
+    "the widest": ([("AutoDim", 1.0), ("widest", 1.0)], None, None),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("case", CASES)
+def test_differences_by_loops_over_pairs(case, seed):
+    named, rival, weights = CASES[case]
+    rng = np.random.default_rng(seed)
+    labels = (rng.random(40) < 0.4).astype(float)
+    scores = (labels + rng.normal(0, 1.5, (len(named), 40))).round(1).astype(np.float32)
+    outcomes = [outcome(name, space, s, labels) for (name, space), s in zip(named, scores)]
+    found = differences(outcomes, torch.tensor(labels))
+    expected = {"widest": [1] + [0] * (len(named) - 2) + [-1]} | ({rival: weights} if rival else {})
+    assert [d.rival for d in found] == list(expected)
+    for difference, contrast in zip(found, expected.values()):
+        mean, error = by_pairs(labels, scores, contrast)
+        assert difference.mean == pytest.approx(mean, abs=1e-9)
+        assert difference.high - difference.mean == pytest.approx(1.959964 * error, abs=1e-7)
+        assert difference.mean - difference.low == pytest.approx(1.959964 * error, abs=1e-7)
+
+
+@pytest.mark.parametrize("low, high, mixed", [(0.70, 0.71, True), (0.70, 0.70, False), (0.71, 0.70, False)])
+def test_a_smaller_uniform_dimension_that_validates_no_worse_is_the_rival(low, high, mixed):
+    labels = np.array([0.0, 1.0] * 20)
+    scores = np.random.default_rng(0).normal(size=(4, 40)) + labels
+    outcomes = [outcome("AutoDim", 0.29, scores[0], labels), outcome("uniform 2", 0.2, scores[1], labels, low),
+                outcome("uniform 3", 0.3, scores[2], labels, high), outcome("widest", 1.0, scores[3], labels)]
+    rival = differences(outcomes, torch.tensor(labels))[1]
+    assert rival.rival == ("uniform 2 and uniform 3 mixed" if mixed else "uniform 2")
+    if not mixed:
+        assert rival.mean == pytest.approx(outcomes[0].test.auc - outcomes[1].test.auc, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "low, high, expected",
+    [
+        (0.0001, 0.2, ("better", "better: the search paid")),
+        (-0.2, -0.0001, ("worse", "worse: the search did not pay")),
+        (-0.0009, 0.3, ("no loss worth naming", "as good: the uniform dimension is simpler")),
+        (0.0, 0.0, ("no loss worth naming", "as good: the uniform dimension is simpler")),
+        (-0.0011, 0.3, ("these test rows cannot tell",) * 2),
+        (-0.3, 0.0, ("these test rows cannot tell",) * 2),
+        (-1, 1, ("these test rows cannot tell",) * 2),
+    ],
+)
+def test_words(low, high, expected):
+    assert in_words(low, high, "better", "worse", "no loss worth naming") == expected[0]
+    assert (
+        in_words(
+            low,
+            high,
+            "better: the search paid",
+            "worse: the search did not pay",
+            "as good: the uniform dimension is simpler",
+        )
+        == expected[1]
+    )
+
+
+def test_the_words_of_differences_are_those_of_their_table():
+    labels = np.array([0.0, 1.0] * 200)
+    rng = np.random.default_rng(0)
+    good, bad = labels + rng.normal(0, 0.6, 400), labels + rng.normal(0, 3, 400)
+
+    def words(chosen, near, widest) -> list[str]:
+        made = [
+            outcome("AutoDim", 0.2, chosen, labels),
+            outcome("uniform 2", 0.2, near, labels),
+            outcome("widest", 1.0, widest, labels),
+        ]
+        return [d.words for d in differences(made, torch.tensor(labels))]
+
+    assert words(good, bad, bad) == ["better", "better: the search paid"]
+    assert words(bad, good, good) == ["worse", "worse: the search did not pay"]
+    assert words(good, good, good) == ["no loss worth naming", "as good: the uniform dimension is simpler"]
+    assert words(*rng.normal(0, 1, (3, 400))) == ["these test rows cannot tell"] * 2
+
+
+def test_one_positive_test_row_tells_nothing_and_stops_nothing():
+    labels = np.array([1.0] + [0.0] * 9)
+    scores = np.random.default_rng(0).normal(size=(3, 10))
+    outcomes = [
+        outcome(name, space, s, labels)
+        for name, space, s in zip(("AutoDim", "uniform 2", "widest"), (0.2, 0.2, 1.0), scores)
+    ]
+    for difference in differences(outcomes, torch.tensor(labels)):
+        assert difference[2:] == (-1.0, 1.0, "these test rows cannot tell") and math.isfinite(difference.mean)
+    record = outcome_record(outcomes[0], torch.tensor(labels))
+    assert record["test_auc_error"] is None and record["test_auc"] == outcomes[0].test.auc
+
+
+# ---------------------------------------------------------------- curve and record
+
+
+def test_the_curve_is_that_of_the_choices_at_its_budgets(prepared, found):
+    curve = auc_space_curve(prepared, found, SEARCH.dims, multiple=4)
+    assert curve.space.is_monotonic_increasing and curve.dims.iloc[-1] == found.dims
+    for row in curve.itertuples():
+        assert row.dims == choose(prepared, found.alpha, SEARCH.dims, max_space=row.share, multiple=4)
+        assert row.search_auc == supernet_auc(
+            found.model, prepared.data.val, [row.dims[f] for f in prepared.data.fields]
+        )
+
+
+@pytest.fixture(scope="module")
+def outcomes(prepared, found):
+    named = {"AutoDim": DIMS} | rivals(DIMS, prepared.data, 4)
+    return [train(prepared, name, dims, 4, TRAIN, NETWORK, progress=False) for name, dims in named.items()]
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_record_is_plain_json_and_its_numbers_are_those_of_its_parts(alone, prepared, found, outcomes, tmp_path):
+    taken = outcomes[:1] if alone else outcomes
+    curve = auc_space_curve(prepared, found, SEARCH.dims)
+    record = make_record(prepared, found, curve, taken, {"max_space": None, "seed": 0}, multiple=3)
+    text = json.dumps(record, allow_nan=False)
+    assert json.loads(text) == record
+    data, labels = prepared.data, prepared.data.test.labels.numpy()
+    assert record["data"]["rows"] == {
+        "train": len(data.train.labels),
+        "validation": len(data.val.labels),
+        "test": len(labels),
+    }
+    assert sum(record["data"]["rows"].values()) == N and sum(record["data"]["positives"].values()) == BASE.click.sum()
+    assert record["data"]["positives"]["test"] == labels.sum() and record["data"]["classes"] == ["0", "1"]
+    assert [f["name"] for f in record["fields"]] == list(data.fields) and record["candidates"] == [2, 4]
+    assert {f["name"]: f["kind"] for f in record["fields"]} == {
+        "user": "categorical",
+        "land": "categorical",
+        "price": "numerical",
+        "hour": "categorical",
+    }
+    for field, rows, alpha in zip(record["fields"], data.cardinalities, found.alpha.tolist()):
+        d, padded = DIMS[field["name"]], {2: 3, 4: 6}[DIMS[field["name"]]]
+        assert (field["values"], field["dim"], field["parameters"]) == (rows, d, d * rows)
+        assert field["bytes"] == 4 * padded * rows
+        assert field["alpha"] == pytest.approx(alpha, abs=6e-5)
+    assert sum(f["parameters"] for f in record["fields"]) == record["outcomes"][0]["parameters"]
+    for made, o in zip(record["outcomes"], taken, strict=True):
+        _, error = by_pairs(labels, [o.scores], [1])
+        assert made["test_auc"] == pytest.approx(roc_auc_score(labels, o.scores))
+        assert made["test_auc_error"] == pytest.approx(error)
+        assert (made["name"], made["space"], made["val_auc"], made["best_epoch"]) == (
+            o.name,
+            o.space,
+            o.val.auc,
+            o.best_epoch,
+        )
+    assert [d["rival"] for d in record["differences"]] == (
+        [] if alone else [d.rival for d in differences(taken, data.test.labels)]
+    )
+    assert record["curve"][-1]["space"] == curve.space.iloc[-1] and len(record["curve"]) == len(curve)
+    assert len(record["search"]["step"]) == len(record["search"]["entropy"])
+    assert aucs_agree(labels, taken)
+    trained = Trained(prepared.schema, data.vocabularies, prepared.classes, DIMS, outcomes[0].model, *NETWORK, record)
+    save_trained(trained, tmp_path)
+    assert load_trained(tmp_path).record == record
+
+
+def aucs_agree(labels, outcomes) -> bool:
+    return np.allclose(delong(labels, [o.scores for o in outcomes])[0], [o.test.auc for o in outcomes], atol=1e-9)
