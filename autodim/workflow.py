@@ -93,8 +93,8 @@ def prepare(
     for vocabulary in data.vocabularies:
         vocabulary_to_dict(vocabulary)  # complains now of what could not be saved after training
         if vocabulary.cardinality == 1:
-            warnings.warn(f"column {vocabulary.name!r}: no value is there {min_count} times in the training rows, so it "
-                          "tells nothing; exclude it, or lower min_count", stacklevel=2)
+            warnings.warn(f"column {vocabulary.name!r}: no value is there {min_count} times in the training rows, so "
+                          "it tells nothing; exclude it, or lower min_count", stacklevel=2)
     return Prepared(schema, classes, data, time or "random")
 
 # %% ../nbs/18_workflow.ipynb #28baf4e5
@@ -222,7 +222,7 @@ def spread(labels: torch.Tensor, outcomes: Sequence[Outcome]) -> np.ndarray | No
 
 
 def differences(outcomes: Sequence[Outcome], labels: torch.Tensor) -> list[Difference]:
-    """The first outcome against the widest and, unless it is that itself, against the best uniform of its Space or less.
+    """The first outcome against the widest and, unless it is that, against the better uniform of its Space or less.
 
     Args:
         outcomes: the choice, its uniform neighbours by rising dimension, the widest last.
