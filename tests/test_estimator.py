@@ -1,0 +1,330 @@
+"""The estimator: scikit-learn's own checks, predictions by a NumPy forward pass, budgets by sums, resumption to the bit."""
+import math
+import pickle
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.metrics import accuracy_score
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from autodim.data import DataError
+from autodim.estimator import AutoDim, Settings, cooling, fitting_batch, load
+from autodim.storage import FileCheckpoint
+
+pytestmark = pytest.mark.filterwarnings("ignore:left out")
+SMALL = {"hidden": (8,), "dropout": 0.1, "search_epochs": 2, "epochs": 3, "batch_size": 50, "f": 2, "dims": (2, 4, 8)}
+
+
+def clicks(n: int = 500, seed: int = 0) -> pd.DataFrame:
+    """A small table: text, whole numbers, fractions, missing values, and a label that depends on them."""
+    rng = np.random.default_rng(seed)
+    user, item, price = rng.integers(0, 20, n), rng.integers(0, 9, n), rng.gamma(2, 5, n).round(2)
+    logit = rng.normal(0, 1.5, 20)[user] + rng.normal(0, 1, 9)[item] - 0.1 * price
+    frame = pd.DataFrame({"user": [f"u{u}" for u in user], "item": item, "price": price,
+                          "click": (rng.random(n) < 1 / (1 + np.exp(-logit))).astype(int)})
+    frame.loc[rng.random(n) < 0.1, "price"] = np.nan
+    frame.loc[rng.random(n) < 0.1, "user"] = None
+    return frame
+
+
+TABLE = clicks()
+X, Y = TABLE.drop(columns="click"), TABLE.click
+
+
+@pytest.fixture(scope="module")
+def fitted() -> AutoDim:
+    return AutoDim(**SMALL).fit(TABLE, label="click")
+
+
+# ---------------------------------------------------------------- scikit-learn
+
+TOO_FEW = "its data have a class of two rows, of which training, validation and test need one each"
+EXPECTED = {name: TOO_FEW for name in (
+    "check_dont_overwrite_parameters", "check_f_contiguous_array_estimator", "check_methods_sample_order_invariance",
+    "check_methods_subset_invariance", "check_dict_unchanged", "check_fit2d_predict1d")}
+CHECKED = AutoDim(hidden=(16,), search_epochs=1, epochs=40, patience=15, lr=0.01, batch_size=32, rivals=False)
+
+
+@pytest.mark.filterwarnings("ignore")
+@parametrize_with_checks([CHECKED], expected_failed_checks=lambda _: EXPECTED)
+def test_scikit_learn(estimator, check):
+    check(estimator)
+
+
+def test_every_parameter_is_kept_as_it_was_given():
+    values = {name: object() for name in AutoDim().get_params()}
+    made = AutoDim(**values)
+    assert made.get_params(deep=False) == values and clone(AutoDim(dims=(4, 8))).dims == (4, 8)
+    assert AutoDim().set_params(**values).get_params(deep=False) == values
+
+
+def test_it_stands_in_a_pipeline_a_cross_validation_and_a_grid():
+    quick = AutoDim(**SMALL | {"rivals": False, "epochs": 1, "search_epochs": 1})
+    pipeline = make_pipeline(FunctionTransformer(lambda frame: frame.assign(again=frame["item"])), quick)
+    assert pipeline.fit(X, Y).predict(X).shape == (len(X),)
+    assert len(cross_val_score(quick, X, Y, cv=2)) == 2
+    grid = GridSearchCV(quick, {"max_space": [0.3, 1.0]}, scoring="roc_auc", cv=2).fit(X, Y)
+    assert grid.best_params_["max_space"] in (0.3, 1.0)
+    assert grid.best_estimator_.space_ <= grid.best_params_["max_space"]
+
+
+# ---------------------------------------------------------------- predictions
+
+def by_hand(model: AutoDim, frame: pd.DataFrame) -> np.ndarray:
+    """Chances by loops over values, and a float64 forward pass in NumPy from the weights."""
+    state = {name: t.double().numpy() for name, t in model.model_.state_dict().items()}
+    columns = []
+    for m, vocabulary in enumerate(model.vocabularies_):
+        known = {value: i + 1 for i, value in enumerate(vocabulary.values.tolist())}
+        ids = []
+        for value in frame[vocabulary.name]:
+            if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+                ids.append(vocabulary.missing_id)
+            elif vocabulary.rule == "quantiles":
+                ids.append(known.get(sum(edge <= value for edge in vocabulary.edges), 0))
+            else:
+                ids.append(known.get(value, 0))
+        for table in model.model_.embedding.tables:
+            fields, starts = table.fields.tolist(), table.offsets.tolist()
+            if m in fields:
+                weight = table.weight.detach().double().numpy()
+                columns.append(weight[starts[fields.index(m)] + np.array(ids)])
+    h = np.concatenate(columns, 1)
+    h = h @ state["backbone.layers.0.weight"].T + state["backbone.layers.0.bias"]
+    mean, var = state["backbone.layers.1.running_mean"], state["backbone.layers.1.running_var"]
+    h = (h - mean) / np.sqrt(var + 1e-5) * state["backbone.layers.1.weight"] + state["backbone.layers.1.bias"]
+    logits = np.maximum(h, 0) @ state["backbone.layers.4.weight"].T + state["backbone.layers.4.bias"]
+    return 1 / (1 + np.exp(-logits[:, 0]))
+
+
+def test_predictions_by_hand(fitted):
+    odd = pd.DataFrame({"user": ["u1", None, "new", "u3"], "item": [3, 4, 99, 0], "price": [1e9, np.nan, -5.0, 3.3]})
+    for frame in (X, odd):
+        chances = fitted.predict_proba(frame)
+        np.testing.assert_allclose(chances[:, 1], by_hand(fitted, frame), atol=1e-5)
+        np.testing.assert_allclose(chances.sum(1), 1, atol=1e-6)
+        np.testing.assert_array_equal(fitted.predict(frame), (chances[:, 1] > 0.5).astype(int))
+    assert fitted.score(X, Y) == accuracy_score(Y, fitted.predict(X))
+
+
+def test_other_columns_another_order_and_one_row_change_nothing(fitted):
+    expected = fitted.predict_proba(X)
+    mixed = TABLE.assign(extra=[[1]] * len(TABLE))[["extra", "price", "click", "item", "user"]]
+    np.testing.assert_array_equal(fitted.predict_proba(mixed), expected)
+    single = np.concatenate([fitted.predict_proba(X.iloc[[i]]) for i in range(5)])
+    np.testing.assert_allclose(single, expected[:5], atol=1e-6)
+    assert fitted.predict_proba(X.iloc[:0]).shape == (0, 2)
+    with pytest.raises(DataError, match="'item' is not in the table"):
+        fitted.predict(X.drop(columns="item"))
+
+
+@pytest.mark.parametrize("classes", [("no", "yes"), (False, True), (1, 2), (-1.0, 1.0)])
+def test_labels_of_any_two_names(classes):
+    quick = AutoDim(**SMALL | {"rivals": False, "epochs": 1, "search_epochs": 1})
+    y = np.array(classes)[Y]
+    model = quick.fit(X, y)
+    assert model.classes_.tolist() == list(classes) and set(model.predict(X)) <= set(classes)
+    zero_one = clone(quick).fit(X, Y)
+    np.testing.assert_array_equal(model.predict_proba(X), zero_one.predict_proba(X))
+
+
+def test_paths_frames_and_arrays_are_one(tmp_path):
+    frame = clicks().drop(columns="user")
+    quick = AutoDim(**SMALL | {"rivals": False, "epochs": 1, "search_epochs": 1})
+    expected = clone(quick).fit(frame, label="click").predict_proba(frame)
+    frame.to_csv(tmp_path / "a b.csv", index=False)
+    frame.to_csv(tmp_path / "é.csv.gz", index=False)
+    frame.to_parquet(tmp_path / "t.parquet")
+    for path in tmp_path.iterdir():
+        model = clone(quick).fit(path, label="click")
+        np.testing.assert_array_equal(model.predict_proba(path), expected)
+    numbered = frame.drop(columns="click").set_axis([0, 1], axis=1)
+    np.testing.assert_array_equal(clone(quick).fit(numbered, frame.click).predict_proba(numbered), expected)
+    array = numbered.to_numpy()
+    model = clone(quick).fit(array, frame.click)
+    assert list(model.dims_) == ["x0", "x1"] and model.predict_proba(array).shape == (len(array), 2)
+
+
+@pytest.mark.filterwarnings("error:X does not have valid feature names")
+def test_an_array_keeps_its_columns_when_one_is_left_out(tmp_path):
+    quick = AutoDim(**SMALL | {"rivals": False, "epochs": 1, "search_epochs": 1})
+    array = np.stack([np.ones(500), TABLE["item"], TABLE.price], 1)
+    model = quick.fit(array, Y)
+    assert list(model.dims_) == ["x1", "x2"] and model.n_features_in_ == 3
+    model.save(tmp_path)
+    np.testing.assert_array_equal(load(tmp_path).predict_proba(array), model.predict_proba(array))
+    with pytest.raises(ValueError, match="features"):
+        model.predict(array[:, 1:])
+
+
+# ---------------------------------------------------------------- what is found
+
+def test_attributes_fit_together(fitted):
+    sizes = {v.name: v.cardinality for v in fitted.vocabularies_}
+    total = sum(fitted.dims_[name] * size for name, size in sizes.items())
+    assert fitted.space_ == pytest.approx(total / (8 * sum(sizes.values())))
+    np.testing.assert_allclose(fitted.alpha_.sum(axis=1), 1, atol=1e-5)
+    assert fitted.dims_ == fitted.alpha_.idxmax(axis=1).to_dict()  # Eq. 13, without a budget
+    assert fitted.outcomes_[-1].name == "widest" and set(fitted.outcomes_[-1].dims.values()) == {8}
+    assert [o["name"] for o in fitted.record_["outcomes"]] == [o.name for o in fitted.outcomes_]
+    assert str(fitted.report()) and "<html" in fitted.report()._repr_html_()
+
+
+@pytest.mark.parametrize("budget, pad", [({"max_space": 0.35}, 1), ({"max_bytes": 600}, 1), ({"max_bytes": 900}, 4)])
+def test_budgets_are_kept(budget, pad):
+    model = AutoDim(**SMALL | {"rivals": False, "epochs": 1, "search_epochs": 1, "pad_to": pad} | budget)
+    model.fit(TABLE, label="click")
+    sizes = [v.cardinality for v in model.vocabularies_]
+    stored = [-(-d // pad) * pad * size for d, size in zip(model.dims_.values(), sizes)]
+    if "max_bytes" in budget:
+        assert 4 * sum(stored) <= budget["max_bytes"] < 4 * 8 * sum(sizes)
+    else:
+        assert sum(stored) <= budget["max_space"] * 8 * sum(sizes)
+    assert [o.name for o in model.outcomes_] == ["AutoDim"] and model.record_["differences"] == []
+    assert "rivals=True" in str(model.report())
+
+
+def test_a_seed_fixes_the_numbers_and_the_callers_random_numbers_go_on():
+    quick = AutoDim(**SMALL | {"rivals": False, "epochs": 1, "search_epochs": 1})
+    torch.manual_seed(3)
+    np.random.seed(3)
+    expected = torch.rand(2), np.random.rand(2)
+    torch.manual_seed(3)
+    np.random.seed(3)
+    one, two = (clone(quick).fit(X, Y).predict_proba(X) for _ in range(2))
+    assert torch.equal(torch.rand(2), expected[0]) and np.array_equal(np.random.rand(2), expected[1])
+    np.testing.assert_array_equal(one, two)
+    assert not np.array_equal(one, clone(quick).set_params(random_state=1).fit(X, Y).predict_proba(X))
+
+
+def test_fit_leaves_the_frame_as_it_was():
+    frame = clicks()
+    AutoDim(**SMALL | {"rivals": False, "epochs": 1, "search_epochs": 1}).fit(frame, label="click")
+    pd.testing.assert_frame_equal(frame, clicks())
+
+
+def test_sizes_of_batches_and_cooling():
+    assert [fitting_batch(n) for n in (1, 3200, 50_000, 10**8)] == [32, 32, 500, 1000]
+    steps = 5 * (900 // 100)
+    assert 2.0 - cooling(900, 100, 5) * 0.6 * steps == pytest.approx(0.5)
+
+
+# ---------------------------------------------------------------- interrupted, saved, loaded
+
+@pytest.mark.parametrize("stop", [1, 3, 6])
+def test_an_interrupted_fit_goes_on_to_the_same_result(stop, fitted, tmp_path, monkeypatch):
+    model, saves, save = AutoDim(**SMALL, folder=tmp_path), [], FileCheckpoint.save
+
+    def interrupted(self, state):
+        save(self, state)
+        saves.append(self.path.name)
+        if len(saves) == stop:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileCheckpoint, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(TABLE, label="click")
+    done = list(saves)
+    monkeypatch.setattr(FileCheckpoint, "save", lambda self, state: (save(self, state), saves.append(self.path.name)))
+    model.fit(TABLE, label="click")
+    assert len(saves) == 2 + sum(len(o.history) for o in model.outcomes_)  # no epoch was done twice
+    assert saves[:stop] == done
+    np.testing.assert_array_equal(model.predict_proba(X), fitted.predict_proba(X))
+    assert model.record_["outcomes"] == fitted.record_["outcomes"]
+    assert torch.equal(model.search_history_["alpha"], fitted.search_history_["alpha"])
+
+
+def test_other_settings_or_other_data_do_not_go_on_from_an_old_state(tmp_path):
+    quick = AutoDim(**SMALL | {"rivals": False, "epochs": 1, "search_epochs": 1})
+    clone(quick).set_params(folder=tmp_path).fit(X, Y)
+    for change in ({"lr": 0.01}, {"random_state": 1}, {"hidden": (9,)}, {"min_count": 9}):
+        resumed = clone(quick).set_params(folder=tmp_path, **change).fit(X, Y)
+        fresh = clone(quick).set_params(**change).fit(X, Y)
+        np.testing.assert_array_equal(resumed.predict_proba(X), fresh.predict_proba(X))
+
+
+def test_a_saved_model_predicts_and_reports_alike(fitted, tmp_path):
+    fitted.save(tmp_path / "model")
+    again = load(tmp_path / "model")
+    np.testing.assert_array_equal(again.predict_proba(X), fitted.predict_proba(X))
+    assert str(again.report()) == str(fitted.report()) and again.report()._repr_html_() == fitted.report()._repr_html_()
+    assert again.dims_ == fitted.dims_ and again.space_ == fitted.space_
+    assert again.get_params() == fitted.get_params()
+    again.save(tmp_path / "again")
+    assert str(load(tmp_path / "again").report()) == str(fitted.report())
+    for path in (tmp_path / "model").iterdir():  # nothing that runs code when it is read
+        with pytest.raises(Exception):
+            pickle.loads(path.read_bytes())
+    (tmp_path / "model" / "model.json").write_text("{")
+    with pytest.raises(DataError, match="model.json"):
+        load(tmp_path / "model")
+
+
+# ---------------------------------------------------------------- bad settings, bad input
+
+@pytest.mark.parametrize("setting, value", [
+    ("dims", (4, 2)), ("dims", ()), ("dims", (0, 2)), ("dims", 4), ("variant", 5), ("f", 0), ("search_epochs", 0),
+    ("epochs", 0),
+    ("patience", 0), ("batch_size", 1), ("lr", 0.0), ("lr", float("nan")), ("lr", "fast"), ("hidden", (0,)),
+    ("hidden", (2.5,)), ("dropout", 1.0), ("dropout", -0.1), ("max_space", 0.0), ("max_space", 30), ("max_bytes", 0),
+    ("pad_to", 0), ("min_count", 0), ("validation", 0.0), ("test", 1.0), ("random_state", -1), ("random_state", None),
+    ("device", "abacus"), ("categorical", ("nothing",)), ("numerical", {"price": 0}), ("time", "when"),
+])
+def test_a_setting_out_of_range_is_named_before_any_training(setting, value, monkeypatch):
+    monkeypatch.setattr("autodim.workflow.search", lambda *a, **k: pytest.fail("it searched"))
+    with pytest.raises(ValueError) as error:
+        AutoDim(**SMALL | {setting: value}).fit(TABLE, label="click")
+    message = str(error.value)
+    assert "\n" not in message
+    named = {"search_epochs": "epochs", "dims": "candidate"}.get(setting, setting)
+    assert named in message or str(value) in message or "wrong type" in message, message
+
+
+def test_two_budgets_are_one_too_many():
+    with pytest.raises(ValueError, match="one of the two budgets"):
+        AutoDim(**SMALL, max_space=0.5, max_bytes=1000).fit(TABLE, label="click")
+
+
+def test_a_budget_below_the_smallest_is_refused_with_the_smallest():
+    with pytest.raises(ValueError, match="smallest"):
+        AutoDim(**SMALL, max_bytes=8).fit(TABLE, label="click")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="device='cuda' cannot be used.*take 'cpu'"):
+        AutoDim(**SMALL, device="cuda").fit(TABLE, label="click")
+
+
+def test_a_label_in_table_and_y_or_nowhere():
+    with pytest.raises(DataError, match="'click' is in the table and in y"):
+        AutoDim(**SMALL).fit(TABLE, TABLE.click)
+    with pytest.raises(DataError, match='label="click"'):
+        AutoDim(**SMALL).fit(TABLE)
+    with pytest.raises(DataError, match="500 rows, but 499 labels"):
+        AutoDim(**SMALL).fit(X, Y[:-1])
+    with pytest.raises(DataError, match="'clicks' is not in the table"):
+        AutoDim(**SMALL).fit(TABLE, label="clicks")
+
+
+def test_columns_left_out_are_said_in_one_warning():
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        AutoDim(**SMALL | {"rivals": False, "epochs": 1, "search_epochs": 1}).fit(
+            TABLE.assign(row=range(500), one=1), label="click")
+    assert [str(w.message) for w in told if "left out" in str(w.message)] == [
+        "left out: 'row' (a value of its own in every row, an id), 'one' (one value throughout). "
+        "Name a column in `categorical` to keep it"]
+
+
+def test_settings_of_the_documentation_are_those_of_the_constructor():
+    documented = Settings.__doc__
+    assert all(name in documented for name in AutoDim().get_params())
