@@ -1,0 +1,284 @@
+"""The command line: exit codes, what is printed where, resumption after a kill, and the files that are left."""
+import contextlib
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pandas as pd
+import pytest
+import torch
+
+from autodim.cli import FORMATS, main, make_parser, names, rules, size
+from autodim.estimator import load
+from autodim.tables import encode_rows
+
+SEARCH = ["--dims", "2,4,8", "--epochs", "2", "--hidden", "8", "--batch-size", "50", "--f", "2", "--quiet"]
+TRAIN = ["--epochs", "3", "--quiet"]
+
+
+def write_clicks(path: Path, n: int = 500, seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
+    user, item = rng.integers(0, 20, n), rng.integers(0, 9, n)
+    chance = 1 / (1 + np.exp(-rng.normal(0, 1.5, 20)[user] - rng.normal(0, 1, 9)[item]))
+    pd.DataFrame({"user": [f"u{u}" for u in user], "item": item, "price": rng.gamma(2, 5, n).round(2),
+                  "click": (rng.random(n) < chance).astype(int)}).to_csv(path, index=False)
+    return path
+
+
+def call(*arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main([str(a) for a in arguments])
+        except SystemExit as stop:
+            code = stop.code
+    return code, out.getvalue(), err.getvalue()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A run with all steps done; not to be changed."""
+    folder = tmp_path_factory.mktemp("cli")
+    table, run = write_clicks(folder / "clicks.csv"), folder / "run"
+    assert call("prepare", table, "--label", "click", "--run", run)[0] == 0
+    assert call("search", run, *SEARCH)[0] == 0
+    assert call("train", run, *TRAIN)[0] == 0
+    return run
+
+
+# ---------------------------------------------------------------- words
+
+@pytest.mark.parametrize("command", [[], ["prepare"], ["search"], ["train"], ["report"], ["export"]])
+def test_help_says_what_each_option_is_for(command):
+    code, out, err = call(*command, "--help")
+    assert code == 0 and err == "" and "usage: autodim" in out
+    if command:
+        parser = make_parser()
+        sub = next(a for a in parser._actions if hasattr(a, "choices") and a.choices and command[0] in a.choices)
+        assert all(action.help for action in sub.choices[command[0]]._actions)
+
+
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["prepare"], ["prepare", "x.csv"], ["search", "--dims", "a,b"],
+                                       ["search", "--variant", "9"], ["train", "--max-bytes", "much"],
+                                       ["prepare", "x.csv", "--label", "y", "--numerical", "price"],
+                                       ["export", "--format", "pickle"]])
+def test_what_is_not_understood_has_exit_code_2(arguments):
+    code, out, err = call(*arguments)
+    assert code == 2 and out == "" and "usage:" in err
+
+
+def test_readings():
+    assert names(" a, b ,") == ("a", "b") and rules("a:b:3") == {"a:b": 3}
+    assert [size(x) for x in ("64MB", "1.5GB", "2kB", "7")] == [64 * 10**6, 1_500_000_000, 2000, 7]
+
+
+# ---------------------------------------------------------------- json, text, errors
+
+def test_json_is_one_object_on_stdout_and_nothing_else(tmp_path):
+    table, run = write_clicks(tmp_path / "ein Klick é.csv"), tmp_path / "a run"
+    steps = [("prepare", table, "--label", "click", "--run", run), ("search", run, *SEARCH),
+             ("train", run, *TRAIN, "--max-space", "0.6"), ("report", run), ("export", run)]
+    for step in steps:
+        code, out, _ = call(*step, "--json")
+        found = json.loads(out, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+        assert code == 0 and out.count("\n") == 1 and found["run"] == str(run)
+    assert set(found["files"]) == {str(p) for p in (run / "export").rglob("*") if p.is_file()}
+    code, out, err = call("search", tmp_path / "nowhere", "--json")
+    assert code == 1 and "autodim prepare" in json.loads(out)["error"] and err.startswith("autodim: error: ")
+
+
+BAD = {
+    "no such file": (None, "no such file"),
+    "cut short": ("a,click\n1,0\n2", "row 3: 1 columns, expected 2"),
+    "no label": ("a,b\n1,0\n2,1\n", "'click' is not in the table"),
+    "three classes": ("a,click\n" + "".join(f"{i % 3},{i % 3}\n" for i in range(30)), "3 distinct values"),
+    "two rows": ("a,click\n1,0\n1,1\n", "no column is left"),
+    "empty": ("", "is empty"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_table_is_one_line_and_leaves_no_run(name, tmp_path):
+    content, expected = BAD[name]
+    table, run = tmp_path / "t.csv", tmp_path / "run"
+    if content is not None:
+        table.write_text(content)
+    code, out, err = call("prepare", table, "--label", "click", "--run", run)
+    errors = [line for line in err.splitlines() if not line.startswith("autodim: note")]
+    assert (code, out, len(errors)) == (1, "", 1) and expected in errors[0] and not run.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    code, _, err = call("prepare", write_clicks(tmp_path / "t.csv"), "--label", "click", "--run", tmp_path / "file" / "run")
+    assert code == 1 and "cannot be written" in err and "file/run" in err
+
+
+def test_steps_out_of_order_say_what_comes_first(tmp_path):
+    run = tmp_path / "r"
+    for step in ("search", "train", "report", "export"):
+        code, _, err = call(step, run)
+        assert code == 1 and "autodim prepare" in err
+    assert not run.exists()
+    call("prepare", write_clicks(tmp_path / "t.csv"), "--label", "click", "--run", run)
+    code, _, err = call("report", run)
+    assert code == 1 and f"autodim train {run}" in err
+
+
+def test_notes_go_to_stderr_and_counts_are_hinted_at(tmp_path):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"row": range(4000), "views": np.repeat(np.arange(2000), 2), "a": rng.integers(0, 3, 4000),
+                          "click": rng.integers(0, 2, 4000)})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    code, out, err = call("prepare", tmp_path / "t.csv", "--label", "click", "--run", tmp_path / "r", "--min-count", 1)
+    assert code == 0 and err.splitlines() == [
+        "autodim: note: left out: 'row' (a value of its own in every row, an id). Name a column in `categorical` to keep it"]
+    assert "--numerical views:20" in out
+    quiet = call("prepare", tmp_path / "t.csv", "--label", "click", "--run", tmp_path / "r", "--numerical", "views:20")
+    assert quiet[0] == 0 and "Whole numbers" not in quiet[1] and "numerical" in quiet[1]
+
+
+# ---------------------------------------------------------------- what is found
+
+def test_files_of_a_run(trained):
+    run, model = json.loads((trained / "run.json").read_text()), load(trained / "model")
+    assert json.loads((trained / "dims.json").read_text()) == model.dims_ == dict(model.dims_)
+    assert run["settings"]["dims"] == [2, 4, 8] and run["settings"]["epochs"] == 3 and run["settings"]["search_epochs"] == 2
+    assert not list(trained.rglob("*.part"))
+
+
+def test_a_step_given_again_changes_nothing(trained, monkeypatch):
+    before = files(trained)
+    monkeypatch.setattr("autodim.storage.FileCheckpoint.save", lambda *_: pytest.fail("an epoch was done again"))
+    table = trained.parent / "clicks.csv"
+    outputs = [call("prepare", table, "--label", "click", "--run", trained), call("search", trained, "--quiet"),
+               call("train", trained, "--quiet")]
+    assert [code for code, *_ in outputs] == [0, 0, 0]
+    assert files(trained) == before
+
+
+def test_exports_are_those_of_the_model(trained, tmp_path):
+    assert call("export", trained, "--to", tmp_path)[0] == 0
+    model, frame = load(trained / "model"), pd.read_csv(trained.parent / "clicks.csv")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    ids = encode_rows(frame, model.vocabularies_).numpy().astype(np.int64)
+    (chances,) = session.run(None, {"ids": ids})
+    np.testing.assert_allclose(chances, model.predict_proba(frame)[:, 1], atol=1e-5)
+    torchrec = json.loads((tmp_path / "torchrec.json").read_text())
+    assert {entry["feature_names"][0]: entry["embedding_dim"] for entry in torchrec} == model.dims_
+    for name in FORMATS:
+        folder = tmp_path / f"{name} alone"
+        assert call("export", trained, "--to", folder, "--format", name)[0] == 0
+        assert len(list(folder.rglob("*.*"))) in (2, 3)  # vocabularies, and one file or two
+
+
+def test_the_report_is_a_page(trained, tmp_path):
+    code, out, _ = call("report", trained, "--to", tmp_path / "new" / "page.html")
+    text = (tmp_path / "new" / "page.html").read_text()
+    assert code == 0 and "AutoDim keeps" in out and "<html" in text and "user" in text and "price" in text
+
+
+def test_budgets_and_dims_by_hand(trained, tmp_path):
+    code, out, _ = call("train", trained, "--max-space", "0.4", *TRAIN, "--json", "--no-rivals")
+    assert code == 0 and json.loads(out)["space"] <= 0.4
+    code, out, _ = call("train", trained, "--max-bytes", "600", *TRAIN, "--json")  # in place of the other budget
+    assert code == 0 and json.loads(out)["outcomes"][0]["bytes"] <= 600
+    assert call("train", trained, "--max-bytes", "8", *TRAIN)[0] == 1
+    own = tmp_path / "dims.json"
+    own.write_text(json.dumps({"user": 3, "item": 5, "price": 1}))
+    code, out, _ = call("train", trained, "--dims-file", own, *TRAIN, "--json")
+    assert code == 0 and json.loads(out)["dims"] == {"user": 3, "item": 5, "price": 1}
+    for content, expected in (('{"user": 3}', "no dimension for field 'item'"), ('{"user": "x"}', "'user'"), ("{", "not JSON"),
+                              ('{"user": 3, "item": 5, "price": 1, "more": 2}', "'more' is not a field")):
+        own.write_text(content)
+        code, _, err = call("train", trained, "--dims-file", own, *TRAIN)
+        assert code == 1 and expected in err and len(err.splitlines()) == 1
+
+
+def test_a_changed_table_is_prepared_anew_and_the_old_model_is_not_taken_for_its_own(tmp_path):
+    table, run = write_clicks(tmp_path / "t.csv"), tmp_path / "run"
+    call("prepare", table, "--label", "click", "--run", run)
+    call("search", run, *SEARCH)
+    call("train", run, *TRAIN, "--no-rivals")
+    write_clicks(table, n=400, seed=1)
+    code, out, _ = call("prepare", table, "--label", "click", "--run", run, "--json")
+    assert code == 0 and sum(json.loads(out)["rows"].values()) == 400
+    for step in ("report", "export"):
+        code, _, err = call(step, run)
+        assert code == 1 and "another table" in err and "autodim train" in err
+    (run / "run.json").write_text("{")
+    assert call("search", run)[0] == 1
+    assert call("prepare", table, "--label", "click", "--run", run)[0] == 0
+    assert call("search", run, *SEARCH)[0] == 0
+
+
+# ---------------------------------------------------------------- killed, interrupted, two at once
+
+def start(*arguments: object) -> subprocess.Popen:
+    """A command in a process of its own."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums round as they do here
+    command = [sys.executable, "-c", "import sys; from autodim.cli import main; sys.exit(main())", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def saved(run: Path, name: str) -> bool:
+    return any(run.glob(f"state/{name}*.safetensors"))
+
+
+@pytest.mark.parametrize("end, code", [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_killed_or_interrupted_steps_go_on_to_the_same_end(end, code, tmp_path):
+    table = write_clicks(tmp_path / "t.csv", 1500)
+    slow = ["--dims", "2,4,8", "--epochs", "12", "--hidden", "64", "--batch-size", "20", "--quiet"]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    for folder in (whole, run):
+        assert call("prepare", table, "--label", "click", "--run", folder)[0] == 0
+    assert call("search", whole, *slow)[0] == 0 and call("train", whole, *TRAIN, "--no-rivals")[0] == 0
+    for step, state in (("search", "search"), ("train", "train")):
+        options = slow if step == "search" else [*TRAIN, "--no-rivals"]
+        process = start(step, run, *options)
+        until = time.monotonic() + 60
+        while not saved(run, state) and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.005)
+        time.sleep(random.random() * 0.1)
+        process.send_signal(end)
+        _, err = process.communicate(timeout=60)
+        if process.returncode != 0:  # else it was faster than the signal
+            assert process.returncode == code and (code != 130 or "goes on" in err)
+        assert call(step, run, *options)[0] == 0
+    assert (run / "dims.json").read_bytes() == (whole / "dims.json").read_bytes()
+    frame = pd.read_csv(table)
+    np.testing.assert_array_equal(load(run / "model").predict_proba(frame), load(whole / "model").predict_proba(frame))
+
+
+def test_two_at_once_leave_one_whole_run(tmp_path):
+    tables = [write_clicks(tmp_path / f"t{i}.csv", 300 + 100 * i, seed=i) for i in range(2)]
+    run = tmp_path / "run"
+    processes = [start("prepare", table, "--label", "click", "--run", run) for table in tables for _ in range(2)]
+    assert [process.wait(60) for process in processes] == [0] * 4
+    code, _, err = call("search", run, *SEARCH)
+    if code:  # the files of two tables: said, and mended by preparing again
+        assert "autodim prepare" in err
+        assert call("prepare", tables[0], "--label", "click", "--run", run)[0] == 0
+        code = call("search", run, *SEARCH)[0]
+    assert code == 0 and not list(run.rglob("*.part"))
+
+
+def test_the_console_script_is_declared(root):
+    assert "console_scripts = autodim=autodim.cli:main" in (root / "settings.ini").read_text()
+    script = Path(sys.executable).parent / "autodim"
+    if script.exists():
+        done = subprocess.run([script, "--version"], capture_output=True, text=True)
+        assert done.returncode == 0 and done.stdout.startswith("autodim ")
