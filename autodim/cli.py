@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['Answer', 'MANY', 'FORMATS', 'read_run', 'key_in', 'write_json', 'settings_of', 'save_prepared', 'load_prepared',
-           'prepared_of', 'names', 'whole_numbers', 'rules', 'size', 'given', 'prepare_command', 'quoted', 'searched',
-           'search_command', 'check_dims', 'train_command', 'trained_of', 'report_command', 'export_command',
+           'prepared_of', 'names', 'whole_numbers', 'rules', 'size', 'given', 'keep_run', 'prepare_command', 'quoted',
+           'searched', 'search_command', 'dims_from', 'train_command', 'trained_of', 'report_command', 'export_command',
            'add_prepare', 'add_search', 'add_train', 'make_parser', 'say_warning', 'run_command', 'main']
 
 # %% ../nbs/22_cli.ipynb #97ec050b
 import argparse
 import json
+import math
 import shlex
 import sys
 import warnings
@@ -23,13 +24,13 @@ import torch
 
 from . import __version__
 from .data import Data, DataError, Part, vocabulary_from_dict, vocabulary_to_dict
-from .estimator import AutoDim, load, plain_settings, prepare_step, search_step, train_step
+from .estimator import AutoDim, check_settings, load, plain_settings, prepare_step, search_step, train_step
 from .export import write_deepctr, write_fuxictr, write_onnx, write_torchrec, write_vocabularies
 from .metrics import space
 from .page import summary
 from .search import SearchResult
 from .selection import load_dims
-from .storage import FileCheckpoint, key_of, plain
+from .storage import FileCheckpoint, alone, key_of, plain
 from .tables import Schema, read_table, write_bytes
 from .workflow import Prepared, auc_space_curve
 
@@ -43,11 +44,12 @@ def read_run(folder: Path) -> dict[str, object]:
     path = folder / "run.json"
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
-        assert {"settings", "label", "key"} <= run.keys()
+        AutoDim(**run["settings"])
+        assert isinstance(run["label"], str) and isinstance(run["key"], str)
     except OSError:
         start = f"autodim prepare TABLE --label COLUMN --run {folder}"
         raise DataError(f"{folder} holds no run: start with `{start}`") from None
-    except (ValueError, AssertionError, AttributeError):
+    except (ValueError, KeyError, TypeError, AssertionError):
         raise DataError(f"{path} is damaged; prepare the table again") from None
     return run
 
@@ -66,9 +68,11 @@ def write_json(path: Path, content: object) -> None:
 
 
 def settings_of(run: Mapping[str, object], folder: Path, progress: bool) -> AutoDim:
-    """The estimator of a run; states of its trainings are kept in the run's folder."""
+    """The estimator of a run, its settings checked; states of its trainings are kept in the run's folder."""
     settings = {name: tuple(v) if isinstance(v, list) else v for name, v in run["settings"].items()}
-    return AutoDim(**settings).set_params(folder=str(folder / "state"), progress=progress)
+    made = AutoDim(**settings).set_params(folder=str(folder / "state"), progress=progress)
+    check_settings(made)
+    return made
 
 # %% ../nbs/22_cli.ipynb #2296fef3
 def save_prepared(prepared: Prepared, folder: Path, key: str) -> None:
@@ -145,20 +149,32 @@ def given(options: argparse.Namespace, *settings: str) -> dict[str, object]:
     return {name: values[name] for name in settings if values.get(name) is not None}
 
 
+def keep_run(prepared: Prepared, folder: Path, run: Mapping[str, object]) -> None:
+    """Write a prepared table, and run.json if it is of another: of several at once, the last one's two files stay."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written ({error.strerror}): choose another folder by --run") from None
+    with alone(folder):
+        save_prepared(prepared, folder, run["key"])
+        if key_in(folder) != run["key"]:
+            write_json(folder / "run.json", run)
+
+
 def prepare_command(options: argparse.Namespace) -> Answer:
     """Recognise the columns of a table, split its rows, encode them."""
     folder, table = Path(options.run), Path(options.table).expanduser()
     chosen = given(options, "categorical", "numerical", "exclude", "time", "validation", "test", "min_count",
                    "random_state")
+    settings = AutoDim(**chosen)
+    check_settings(settings)
     stat = table.stat() if table.is_file() else None  # read_table says what is wrong with it
     key = key_of(str(table.resolve()), stat and (stat.st_size, stat.st_mtime_ns), options.label, chosen)
     prepared = load_prepared(folder, key)
-    if prepared is None:
-        prepared = prepare_step(AutoDim(**chosen), read_table(table), options.label)
-        save_prepared(prepared, folder, key)
-    if key_in(folder) != key:
-        write_json(folder / "run.json", {"table": str(table), "label": options.label, "key": key,
-                                         "settings": plain_settings(AutoDim(**chosen))})
+    if prepared is None or key_in(folder) != key:
+        prepared = prepared or prepare_step(settings, read_table(table), options.label)
+        keep_run(prepared, folder, {"table": str(table), "label": options.label, "key": key,
+                                    "settings": plain_settings(settings)})
     data, schema = prepared.data, prepared.schema
     rows = {"train": len(data.train.labels), "validation": len(data.val.labels), "test": len(data.test.labels)}
     found = {"run": str(folder), "rows": rows, "positive_class": str(prepared.classes[1]), "split": prepared.split,
@@ -170,7 +186,7 @@ def prepare_command(options: argparse.Namespace) -> Answer:
     counts = [v.name for v in data.vocabularies if v.values.dtype.kind in "iu" and v.cardinality > MANY
               and v.name not in (*schema.buckets, *chosen.get("categorical", ()))]
     hint = [f"Whole numbers with many values: {', '.join(counts)}. If they count something, cut them into buckets: "
-            f"--numerical {counts[0]}:20"] if counts else []
+            f"--numerical {','.join(f'{name}:20' for name in counts)}"] if counts else []
     split = "at random" if options.time is None else f"by {options.time}"
     head = f"{parts} rows, split {split}; positive: {options.label} = {prepared.classes[1]}"
     return found, "\n".join([head, *lines, *hint, f"Next: autodim search {quoted(folder)}"])
@@ -181,15 +197,18 @@ def quoted(path: Path) -> str:
     return shlex.quote(str(path))
 
 # %% ../nbs/22_cli.ipynb #f339427e
-def searched(options: argparse.Namespace, changed: Mapping[str, object]) -> tuple[AutoDim, Prepared, SearchResult]:
-    """A run's estimator with settings changed, its table, and its search, done now or read; run.json follows."""
+def searched(
+    options: argparse.Namespace, changed: Mapping[str, object]
+) -> tuple[dict[str, object], AutoDim, Prepared, SearchResult]:
+    """A run with settings changed, its estimator, its table, and its search, done now or read.
+
+    The caller writes run.json when all went well: settings with which it did not are not to stay.
+    """
     folder = Path(options.run)
     run = read_run(folder)
     run["settings"] |= changed
     settings, prepared = settings_of(run, folder, progress=not options.quiet), prepared_of(run, folder)
-    found = search_step(settings, prepared)
-    write_json(folder / "run.json", run)
-    return settings, prepared, found
+    return run, settings, prepared, search_step(settings, prepared)
 
 
 def search_command(options: argparse.Namespace) -> Answer:
@@ -197,27 +216,46 @@ def search_command(options: argparse.Namespace) -> Answer:
     folder = Path(options.run)
     changed = given(options, "dims", "variant", "f", "search_epochs", "batch_size", "lr", "hidden", "dropout", "pad_to",
                     "device")
-    settings, prepared, found = searched(options, changed)
+    run, settings, prepared, found = searched(options, changed)
     data = prepared.data
     curve = auc_space_curve(prepared, found, tuple(settings.dims), settings.pad_to)
     write_json(folder / "dims.json", found.dims)
+    write_json(folder / "run.json", run)
     share = space(list(found.dims.values()), data.cardinalities, settings.dims[-1])
     table = curve[["space", "bytes", "search_auc"]].to_dict("records")
     lines = [f"{name:<24} {d:>4}" for name, d in found.dims.items()]
     choices = [f"{row['space']:>7.1%} {row['bytes'] / 1e6:>10.3f} MB   {row['search_auc']:.4f}" for row in table]
+    middle = table[len(table) // 2]
+    share_of, kilobytes = math.ceil(100 * middle["space"]) / 100, math.ceil(middle["bytes"] / 1000)
+    budget = f"--max-space {share_of}, or --max-bytes {kilobytes}kB"
     text = ["field                     dim", *lines,
             f"Space {share:.1%} of dimension {settings.dims[-1]} for every field; in {folder / 'dims.json'}", "",
             "  Space       tables   search-time AUC (validation; a hint)", *choices,
-            f"Next: autodim train {quoted(folder)}   (a budget: --max-space 0.4, or --max-bytes 64MB)"]
+            f"Next: autodim train {quoted(folder)}   (a budget: {budget})"]
     return {"run": str(folder), "dims": found.dims, "space": share, "curve": table}, "\n".join(text)
 
 # %% ../nbs/22_cli.ipynb #5c8f3832
-def check_dims(path: Path, dims: Mapping[str, int], fields: Sequence[str]) -> None:
-    """Raises DataError unless a dims file names exactly the fields."""
+def dims_from(path: Path, fields: Sequence[str], d_max: int) -> dict[str, int]:
+    """The dimension of each field from a file, none above the widest candidate `d_max`.
+
+    Raises:
+        DataError: it cannot be read, does not name exactly the fields, or one is wider. ValueError: see `load_dims`.
+    """
+    try:
+        dims = load_dims(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); expected one such as dims.json") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8 text; expected a file such as dims.json") from None
     missing, unknown = sorted(set(fields) - set(dims)), sorted(set(dims) - set(fields))
     if missing or unknown:
         raise DataError(f"{path}: " + "; ".join([f"no dimension for field {name!r}" for name in missing[:1]]
                                                 + [f"{name!r} is not a field" for name in unknown[:1]]))
+    for name, d in dims.items():
+        if d > d_max:
+            raise DataError(f"{path}: dimension {d} of field {name!r} is above the widest candidate, {d_max}; search "
+                            f"with one as wide, as by --dims 2,4,{d}")
+    return dims
 
 
 def train_command(options: argparse.Namespace) -> Answer:
@@ -227,21 +265,23 @@ def train_command(options: argparse.Namespace) -> Answer:
     for one, other in (("max_space", "max_bytes"), ("max_bytes", "max_space")):
         if one in changed and other not in changed:
             changed[other] = None  # a new budget replaces an old one of the other kind
-    settings, prepared, found = searched(options, changed)
     dims = None
-    if options.dims_file:
-        dims = load_dims(options.dims_file)
-        check_dims(Path(options.dims_file), dims, prepared.data.fields)
+    if options.dims_file:  # read before the search, if that is still to be done
+        run = read_run(folder)
+        fields, d_max = prepared_of(run, folder).data.fields, max(run["settings"]["dims"])
+        dims = dims_from(Path(options.dims_file), fields, d_max)
+    run, settings, prepared, found = searched(options, changed)
     train_step(settings, prepared, found, dims)
     settings.save(folder / "model")
     write_json(folder / "dims.json", settings.dims_)
+    write_json(folder / "run.json", run)
     record = settings.record_
     answer = {"run": str(folder), "dims": settings.dims_, "space": settings.space_,
               "differences": record["differences"],
               "outcomes": [{k: v for k, v in o.items() if k != "history"} for o in record["outcomes"]]}
     return answer, f"{summary(record)}\nNext: autodim report {quoted(folder)}"
 
-
+# %% ../nbs/22_cli.ipynb #c0a41824
 def trained_of(folder: Path) -> AutoDim:
     """A run's trained model, if it was trained on the run's table.
 
@@ -336,7 +376,7 @@ def add_train(command: argparse.ArgumentParser) -> None:
     add("--dims-file", metavar="FILE", help="train these dimensions, such as an edited dims.json, and not the search's")
     add("--epochs", type=int, metavar="N", help="at most (default: 30)")
     add("--patience", type=int, metavar="N", help="epochs without a better validation AUC before the end (default: 2)")
-    add("--no-rivals", dest="rivals", action="store_const", const=False, help="train no uniform dimensions to compare")
+    add("--rivals", action=argparse.BooleanOptionalAction, help="train uniform dimensions too (default: yes)")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -376,15 +416,16 @@ def run_command(act: Callable[[argparse.Namespace], Answer], options: argparse.N
             warnings.showwarning = say_warning
             found, text = act(options)
     except KeyboardInterrupt:
-        print("autodim: interrupted; give the same command again, and it goes on", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:  # DataError is a ValueError
-        print(f"autodim: error: {error}", file=sys.stderr)
-        if options.json:
-            print(json.dumps({"error": str(error)}, ensure_ascii=False))
-        return 1
-    print(json.dumps(found, ensure_ascii=False, default=plain) if options.json else text)
-    return 0
+        code, problem = 130, "interrupted; give the same command again, and it goes on"
+    except (ValueError, OSError, ImportError) as error:  # a DataError is a ValueError; an extra may be missing
+        code, problem = 1, str(error)
+    else:
+        print(json.dumps(found, ensure_ascii=False, default=plain) if options.json else text)
+        return 0
+    print(f"autodim: {'error: ' if code == 1 else ''}{problem}", file=sys.stderr)
+    if options.json:
+        print(json.dumps({"error": problem}, ensure_ascii=False))
+    return code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -104,7 +104,7 @@ def plot_auc_space(rows: pd.DataFrame, ax: Axes) -> None:
                         zorder=3, **style)
             if family == "uniform":
                 end = f"{name} ({same.dim.iloc[0]})" if name in ("MiD", "MaD") else ""
-                offset = (0, -14) if name == "MaD" else (-5, 4)
+                offset = (22, 14) if name == "MaD" else (-5, 4)
                 ax.annotate(end or name.removeprefix("uniform "), (same.x.mean(), same.y.mean()), ha="right",
                             xytext=offset, textcoords="offset points", color=COLOURS[family])
     handles = [ax.plot([], [], color=COLOURS[f], marker=MARKERS[f], linestyle="none", label=f)[0]

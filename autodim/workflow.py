@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from . import __version__
 from .baselines import uniform_dims
 from .budget import budget_parameters, dims_within, padded_bytes, space_curve
 from .data import Buckets, Data, encode_table, vocabulary_to_dict
@@ -110,8 +111,9 @@ class Network(NamedTuple):
 
 
 def kept(folder: str | Path | None, name: str, *settings: object) -> FileCheckpoint | None:
-    """A checkpoint in the folder, under a key of the settings; None without a folder."""
-    return None if folder is None else FileCheckpoint(Path(folder) / f"{name}.safetensors", key_of(name, *settings))
+    """A checkpoint in the folder, under a key of the settings and of autodim's version; None without a folder."""
+    key = key_of(name, __version__, *settings)
+    return None if folder is None else FileCheckpoint(Path(folder) / f"{name}.safetensors", key)
 
 
 def find(

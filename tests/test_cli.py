@@ -4,9 +4,12 @@ import io
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +19,7 @@ import pandas as pd
 import pytest
 import torch
 
+from autodim import cli
 from autodim.cli import FORMATS, main, make_parser, names, rules, size
 from autodim.estimator import load
 from autodim.tables import encode_rows
@@ -57,6 +61,12 @@ def trained(tmp_path_factory) -> Path:
     assert call("search", run, *SEARCH)[0] == 0
     assert call("train", run, *TRAIN)[0] == 0
     return run
+
+
+@pytest.fixture
+def copy(trained, tmp_path) -> Path:
+    """A copy of the run, to be changed."""
+    return shutil.copytree(trained, tmp_path / "copy of a run")
 
 
 # ---------------------------------------------------------------- words
@@ -110,6 +120,29 @@ BAD = {
 }
 
 
+WRONG = [
+    ("prepare", "--min-count", "0", "min_count=0"), ("prepare", "--seed", "-1", "random_state=-1"),
+    ("prepare", "--validation", "0", "validation=0.0"), ("prepare", "--test", "nan", "test=nan"),
+    ("search", "--dims", "4,2", "dims=(4, 2)"), ("search", "--dims", ",", "dims=()"), ("search", "--lr", "-1", "lr=-1.0"),
+    ("search", "--hidden", "0", "hidden=(0,)"), ("search", "--dropout", "2", "dropout=2.0"), ("search", "--f", "0", "f=0"),
+    ("search", "--epochs", "0", "search_epochs=0"), ("search", "--batch-size", "0", "batch_size=0"),
+    ("search", "--pad-to", "0", "pad_to=0"), ("search", "--device", "abacus", "device='abacus'"),
+    ("train", "--max-space", "3", "max_space=3.0"), ("train", "--max-bytes", "0", "max_bytes=0"),
+    ("train", "--epochs", "0", "epochs=0"), ("train", "--patience", "0", "patience=0"), ("train", "--pad-to", "0", "pad_to=0"),
+    ("train", "--max-space", "0.001", "too small"), ("train", "--max-bytes", "8", "too small"),
+]
+
+
+@pytest.mark.parametrize("step, option, value, expected", WRONG, ids=[" ".join(wrong[:3]) for wrong in WRONG])
+def test_a_wrong_setting_is_named_and_does_not_stay(step, option, value, expected, trained, monkeypatch):
+    monkeypatch.setattr("autodim.storage.FileCheckpoint.save", lambda *_: pytest.fail("it worked on it"))
+    before, table = files(trained), trained.parent / "clicks.csv"
+    run = [table, "--label", "click", "--run", trained] if step == "prepare" else [trained, "--quiet"]
+    code, out, err = call(step, *run, option, value)
+    assert (code, out, len(err.splitlines())) == (1, "", 1) and expected in err
+    assert files(trained) == before
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_table_is_one_line_and_leaves_no_run(name, tmp_path):
     content, expected = BAD[name]
@@ -140,14 +173,17 @@ def test_steps_out_of_order_say_what_comes_first(tmp_path):
 
 def test_notes_go_to_stderr_and_counts_are_hinted_at(tmp_path):
     rng = np.random.default_rng(0)
-    frame = pd.DataFrame({"row": range(4000), "views": np.repeat(np.arange(2000), 2), "a": rng.integers(0, 3, 4000),
+    frame = pd.DataFrame({"row": range(4000), "views": np.repeat(np.arange(2000), 2),
+                          "visits": np.repeat(np.arange(2000), 2)[::-1], "a": rng.integers(0, 3, 4000),
                           "click": rng.integers(0, 2, 4000)})
     frame.to_csv(tmp_path / "t.csv", index=False)
     code, out, err = call("prepare", tmp_path / "t.csv", "--label", "click", "--run", tmp_path / "r", "--min-count", 1)
     assert code == 0 and err.splitlines() == [
         "autodim: note: left out: 'row' (a value of its own in every row, an id). Name a column in `categorical` to keep it"]
-    assert "--numerical views:20" in out
-    quiet = call("prepare", tmp_path / "t.csv", "--label", "click", "--run", tmp_path / "r", "--numerical", "views:20")
+    hint = next(line for line in out.splitlines() if line.startswith("Whole numbers"))
+    assert hint.endswith("--numerical views:20,visits:20") and rules(hint.split()[-1]) == {"views": 20, "visits": 20}
+    quiet = call("prepare", tmp_path / "t.csv", "--label", "click", "--run", tmp_path / "r", "--numerical",
+                 "views:20,visits:20")
     assert quiet[0] == 0 and "Whole numbers" not in quiet[1] and "numerical" in quiet[1]
 
 
@@ -162,12 +198,24 @@ def test_files_of_a_run(trained):
 
 def test_a_step_given_again_changes_nothing(trained, monkeypatch):
     before = files(trained)
-    monkeypatch.setattr("autodim.storage.FileCheckpoint.save", lambda *_: pytest.fail("an epoch was done again"))
+    for epoch in ("search.run_epoch", "retrain.train_epoch", "storage.FileCheckpoint.save"):
+        monkeypatch.setattr(f"autodim.{epoch}", lambda *_: pytest.fail("an epoch was done again"))
     table = trained.parent / "clicks.csv"
     outputs = [call("prepare", table, "--label", "click", "--run", trained), call("search", trained, "--quiet"),
                call("train", trained, "--quiet")]
     assert [code for code, *_ in outputs] == [0, 0, 0]
     assert files(trained) == before
+
+
+def test_the_budget_that_search_suggests_can_be_kept(copy):
+    code, out, _ = call("search", copy, "--quiet")
+    suggested = re.search(r"(--max-space \S+), or (--max-bytes \S+)\)", out.splitlines()[-1])
+    for budget in suggested.groups():
+        option, value = budget.split()
+        code, out, _ = call("train", copy, option, value, *TRAIN, "--json", "--no-rivals")
+        chosen = json.loads(out)["outcomes"][0]
+        assert code == 0 and chosen["space"] < 1
+        assert chosen["space"] <= float(value) if option == "--max-space" else chosen["bytes"] <= size(value)
 
 
 def test_exports_are_those_of_the_model(trained, tmp_path):
@@ -191,21 +239,64 @@ def test_the_report_is_a_page(trained, tmp_path):
     assert code == 0 and "AutoDim keeps" in out and "<html" in text and "user" in text and "price" in text
 
 
-def test_budgets_and_dims_by_hand(trained, tmp_path):
-    code, out, _ = call("train", trained, "--max-space", "0.4", *TRAIN, "--json", "--no-rivals")
-    assert code == 0 and json.loads(out)["space"] <= 0.4
-    code, out, _ = call("train", trained, "--max-bytes", "600", *TRAIN, "--json")  # in place of the other budget
-    assert code == 0 and json.loads(out)["outcomes"][0]["bytes"] <= 600
-    assert call("train", trained, "--max-bytes", "8", *TRAIN)[0] == 1
-    own = tmp_path / "dims.json"
-    own.write_text(json.dumps({"user": 3, "item": 5, "price": 1}))
-    code, out, _ = call("train", trained, "--dims-file", own, *TRAIN, "--json")
-    assert code == 0 and json.loads(out)["dims"] == {"user": 3, "item": 5, "price": 1}
-    for content, expected in (('{"user": 3}', "no dimension for field 'item'"), ('{"user": "x"}', "'user'"), ("{", "not JSON"),
-                              ('{"user": 3, "item": 5, "price": 1, "more": 2}', "'more' is not a field")):
-        own.write_text(content)
-        code, _, err = call("train", trained, "--dims-file", own, *TRAIN)
-        assert code == 1 and expected in err and len(err.splitlines()) == 1
+def test_budgets_replace_each_other(copy):
+    code, out, _ = call("train", copy, "--max-space", "0.4", *TRAIN, "--json", "--no-rivals")
+    assert code == 0 and json.loads(out)["space"] <= 0.4 and len(json.loads(out)["outcomes"]) == 1
+    code, out, _ = call("train", copy, "--max-bytes", "600", *TRAIN, "--json", "--rivals")
+    assert code == 0 and json.loads(out)["outcomes"][0]["bytes"] <= 600 and len(json.loads(out)["outcomes"]) > 1
+    code, out, _ = call("train", copy, "--max-bytes", "600", "--max-space", "0.5", *TRAIN)
+    assert code == 1 and out == ""
+
+
+OWN = {"user": 3, "item": 5, "price": 1}
+NOT_DIMS = {
+    '{"user": 3}': "no dimension for field 'item'", '{"user": "x"}': "'user'", "{": "not JSON", "[]": "expected an object",
+    json.dumps(OWN | {"more": 2}): "'more' is not a field", json.dumps(OWN | {"item": 0}): "'item' is 0",
+    json.dumps(OWN | {"item": 2.5}): "'item' is 2.5", json.dumps(OWN | {"item": True}): "'item' is True",
+    json.dumps(OWN | {"item": 9}): "above the widest candidate, 8", "\udcff": "not UTF-8",
+}
+
+
+def test_dims_by_hand(copy, tmp_path, monkeypatch):
+    own = tmp_path / "é dims.json"
+    own.write_text(json.dumps(OWN))
+    code, out, _ = call("train", copy, "--dims-file", own, *TRAIN, "--json", "--no-rivals")
+    assert code == 0 and json.loads(out)["dims"] == load(copy / "model").dims_ == OWN
+    monkeypatch.setattr(cli, "search_step", lambda *_: pytest.fail("it searched before it read the file"))
+    for content, expected in NOT_DIMS.items():
+        own.write_bytes(content.encode(errors="surrogateescape"))
+        code, out, err = call("train", copy, "--dims-file", own, *TRAIN)
+        assert (code, out, len(err.splitlines())) == (1, "", 1) and expected in err and str(own) in err
+    for path in (tmp_path, tmp_path / "none.json"):
+        code, _, err = call("train", copy, "--dims-file", path, *TRAIN)
+        assert code == 1 and f"{path} cannot be read" in err
+    assert load(copy / "model").dims_ == OWN == json.loads((copy / "dims.json").read_text())
+
+
+def test_damaged_files_of_a_run_are_named_and_mended_by_the_command_that_made_them(copy, trained):
+    table = trained.parent / "clicks.csv"
+    (copy / "prepared.safetensors").write_bytes(b"x" * 50)
+    for step in ("search", "train", "report", "export"):
+        code, out, err = call(step, copy, "--quiet")
+        assert code == 1 and out == "" and "prepared.safetensors is missing or damaged" in err
+    assert call("prepare", table, "--label", "click", "--run", copy)[0] == 0
+    assert (copy / "run.json").read_bytes() == (trained / "run.json").read_bytes()  # the settings stay
+    assert call("report", copy)[0] == 0
+    (copy / "model" / "model.json").write_text("{}")
+    assert call("report", copy)[0] == 1 and call("train", copy, "--quiet")[0] == 0 and call("report", copy)[0] == 0
+    for content in (b"\xff", b"[]", b"{}", b'{"settings": {"no": 1}, "label": "click", "key": "x"}',
+                    b'{"settings": {}, "label": "click", "key": 1}'):
+        (copy / "run.json").write_bytes(content)
+        code, out, err = call("search", copy, "--json")
+        assert code == 1 and "run.json is damaged" in err and json.loads(out)["error"] in err
+
+
+def test_an_interruption_is_json_too(trained, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(cli, "search_step", interrupted)
+    code, out, err = call("search", trained, "--json", "--quiet")
+    assert code == 130 and "interrupted" in json.loads(out)["error"] and "goes on" in err and len(err.splitlines()) == 1
 
 
 def test_a_changed_table_is_prepared_anew_and_the_old_model_is_not_taken_for_its_own(tmp_path):
@@ -253,6 +344,7 @@ def test_killed_or_interrupted_steps_go_on_to_the_same_end(end, code, tmp_path):
         while not saved(run, state) and process.poll() is None and time.monotonic() < until:
             time.sleep(0.005)
         time.sleep(random.random() * 0.1)
+        assert saved(run, state)
         process.send_signal(end)
         _, err = process.communicate(timeout=60)
         if process.returncode != 0:  # else it was faster than the signal
@@ -263,17 +355,31 @@ def test_killed_or_interrupted_steps_go_on_to_the_same_end(end, code, tmp_path):
     np.testing.assert_array_equal(load(run / "model").predict_proba(frame), load(whole / "model").predict_proba(frame))
 
 
-def test_two_at_once_leave_one_whole_run(tmp_path):
+def test_two_at_once_leave_one_whole_run(tmp_path, monkeypatch):
+    """Each is slow between its two files, so that without the lock they would be those of two tables."""
+    def slowly(*arguments):
+        saved_first(*arguments)
+        order.append(arguments[2])
+        time.sleep(0.2 if len(order) == 1 else 0)
+    saved_first, order, run = cli.save_prepared, [], tmp_path / "run"
+    monkeypatch.setattr(cli, "save_prepared", slowly)
+    tables = [write_clicks(tmp_path / f"t{i}.csv", 300 + 100 * i, seed=i) for i in range(3)]
+    options = [make_parser().parse_args(["prepare", str(table), "--label", "click", "--run", str(run)]) for table in tables]
+    threads = [threading.Thread(target=each.act, args=[each]) for each in options]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(order) == 3 and json.loads((run / "run.json").read_text())["key"] == order[-1]
+    assert call("search", run, *SEARCH)[0] == 0 and not list(run.rglob("*.part"))
+
+
+def test_two_processes_at_once_leave_one_whole_run(tmp_path):
     tables = [write_clicks(tmp_path / f"t{i}.csv", 300 + 100 * i, seed=i) for i in range(2)]
     run = tmp_path / "run"
-    processes = [start("prepare", table, "--label", "click", "--run", run) for table in tables for _ in range(2)]
-    assert [process.wait(60) for process in processes] == [0] * 4
-    code, _, err = call("search", run, *SEARCH)
-    if code:  # the files of two tables: said, and mended by preparing again
-        assert "autodim prepare" in err
-        assert call("prepare", tables[0], "--label", "click", "--run", run)[0] == 0
-        code = call("search", run, *SEARCH)[0]
-    assert code == 0 and not list(run.rglob("*.part"))
+    processes = [start("prepare", table, "--label", "click", "--run", run) for table in tables]
+    assert [process.wait(60) for process in processes] == [0, 0]
+    assert call("search", run, *SEARCH)[0] == 0 and not list(run.rglob("*.part"))
 
 
 def test_the_console_script_is_declared(root):
@@ -282,3 +388,9 @@ def test_the_console_script_is_declared(root):
     if script.exists():
         done = subprocess.run([script, "--version"], capture_output=True, text=True)
         assert done.returncode == 0 and done.stdout.startswith("autodim ")
+
+
+def test_a_missing_extra_is_one_line(trained, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    code, out, err = call("export", trained, "--to", tmp_path, "--format", "onnx")
+    assert code == 1 and out == "" and err.startswith("autodim: error: ") and "onnx" in err and len(err.splitlines()) == 1

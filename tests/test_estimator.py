@@ -114,6 +114,18 @@ def test_predictions_by_hand(fitted):
     assert fitted.score(X, Y) == accuracy_score(Y, fitted.predict(X))
 
 
+@pytest.mark.filterwarnings("error")
+def test_chances_at_the_ends_have_no_overflow(fitted):
+    model = pickle.loads(pickle.dumps(fitted))
+    with torch.no_grad():
+        model.model_.backbone.layers[-1].weight.mul_(1e4)
+    logits, chances = model.decision_function(X), model.predict_proba(X)
+    assert logits.max() > 100 and logits.min() < -100  # beyond what float32's exp can hold
+    np.testing.assert_allclose(chances.sum(1), 1, atol=1e-6)
+    np.testing.assert_array_equal(chances[logits < -200], [[1, 0]] * (logits < -200).sum())
+    np.testing.assert_array_equal(chances[logits > 200], [[0, 1]] * (logits > 200).sum())
+
+
 def test_other_columns_another_order_and_one_row_change_nothing(fitted):
     expected = fitted.predict_proba(X)
     mixed = TABLE.assign(extra=[[1]] * len(TABLE))[["extra", "price", "click", "item", "user"]]
@@ -150,6 +162,16 @@ def test_paths_frames_and_arrays_are_one(tmp_path):
     array = numbered.to_numpy()
     model = clone(quick).fit(array, frame.click)
     assert list(model.dims_) == ["x0", "x1"] and model.predict_proba(array).shape == (len(array), 2)
+
+
+def test_columns_that_are_numbers_are_called_by_them():
+    quick = AutoDim(**SMALL | {"rivals": False, "epochs": 1, "search_epochs": 1})
+    frame = TABLE.set_axis([3, 1, 2, 0], axis=1)
+    options = {"categorical": [2], "numerical": {1: 4}, "exclude": [3]}
+    model = clone(quick).set_params(**options).fit(frame, label=0)
+    assert (model.schema_.label, model.schema_.fields, model.schema_.buckets) == ("0", ("1", "2"), {"1": 4})
+    assert clone(quick).set_params(time=1).fit(frame, label=0).record_["data"]["split"] == "1"
+    assert clone(quick).fit(frame.drop(columns=0), frame[0]).schema_.label == "0"
 
 
 @pytest.mark.filterwarnings("error:X does not have valid feature names")
@@ -191,6 +213,25 @@ def test_budgets_are_kept(budget, pad):
     assert "rivals=True" in str(model.report())
 
 
+def test_budgets_count_rows_as_they_are_stored():
+    """Four values a row are the least that is stored, so within them no field may have six."""
+    settings = SMALL | {"rivals": False, "epochs": 1, "search_epochs": 1, "dims": (1, 2, 6), "pad_to": 4}
+    sizes = [v.cardinality for v in AutoDim(**settings).fit(TABLE, label="click").vocabularies_]
+    model = AutoDim(**settings, max_bytes=4 * 4 * sum(sizes)).fit(TABLE, label="click")
+    assert set(model.dims_.values()) <= {1, 2} and model.outcomes_[0].bytes == 4 * 4 * sum(sizes)
+    assert model.curve_.bytes.tolist() == [
+        4 * sum(-(-chosen[v.name] // 4) * 4 * v.cardinality for v in model.vocabularies_) for chosen in model.curve_.dims]
+
+
+def test_a_seed_moves_search_and_training_where_the_split_is_by_time():
+    frame = TABLE.assign(day=np.arange(500) // 5)
+    one, two = (AutoDim(**SMALL, time="day", random_state=seed).fit(frame, label="click") for seed in (0, 1))
+    assert one.record_["data"] == two.record_["data"]
+    assert not one.alpha_.equals(two.alpha_)
+    assert one.outcomes_[-1].dims == two.outcomes_[-1].dims  # the widest
+    assert one.outcomes_[-1].history != two.outcomes_[-1].history
+
+
 def test_a_seed_fixes_the_numbers_and_the_callers_random_numbers_go_on():
     quick = AutoDim(**SMALL | {"rivals": False, "epochs": 1, "search_epochs": 1})
     torch.manual_seed(3)
@@ -218,7 +259,7 @@ def test_sizes_of_batches_and_cooling():
 
 # ---------------------------------------------------------------- interrupted, saved, loaded
 
-@pytest.mark.parametrize("stop", [1, 3, 6])
+@pytest.mark.parametrize("stop", [1, 2, 3, 5, 6, 8, 9])  # in the search, and in each of the trainings
 def test_an_interrupted_fit_goes_on_to_the_same_result(stop, fitted, tmp_path, monkeypatch):
     model, saves, save = AutoDim(**SMALL, folder=tmp_path), [], FileCheckpoint.save
 
@@ -266,26 +307,70 @@ def test_a_saved_model_predicts_and_reports_alike(fitted, tmp_path):
     (tmp_path / "model" / "model.json").write_text("{")
     with pytest.raises(DataError, match="model.json"):
         load(tmp_path / "model")
+    (weights,) = (tmp_path / "again").glob("weights-*")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(DataError, match="weights-.*cut short"):
+        load(tmp_path / "again")
+    with pytest.raises(DataError, match="no_such_model"):
+        load(tmp_path / "no_such_model")
+
+
+def test_settings_changed_after_fit_do_not_spoil_what_is_saved(tmp_path):
+    model = AutoDim(**SMALL | {"rivals": False, "epochs": 1, "search_epochs": 1}).fit(X, Y)
+    expected = model.predict_proba(X)
+    model.set_params(hidden=(99, 3), dropout=0.7, device="cuda", dims=(3,)).save(tmp_path)
+    np.testing.assert_array_equal(model.predict_proba(X), expected)
+    np.testing.assert_array_equal(load(tmp_path).predict_proba(X), expected)
 
 
 # ---------------------------------------------------------------- bad settings, bad input
 
+WRONG = {
+    "dims": [(4, 2), (2, 2), (), (0, 2), (2.5, 4), ("2", "4"), "24", (True, 2), 4, None],
+    "max_space": [0.0, -0.5, 30, math.nan, "half", True], "max_bytes": [0, 3, math.inf, math.nan, "64MB"],
+    "pad_to": [0, 1.5, "4", None], "variant": [0, 5, 1.0, "1", None], "f": [0, 2.5, math.nan, "x", None],
+    "search_epochs": [0, 1.5, "x", None], "epochs": [0, 2.5, "x", None], "patience": [0, math.nan, None],
+    "lr": [0.0, -1, math.nan, math.inf, "fast", None], "batch_size": [0, 1, -5, 2.5, "x", True],
+    "hidden": [(0,), (2.5,), 8, "8", None], "dropout": [1.0, -0.1, math.nan, "x", None],
+    "categorical": ["user", None, 5], "exclude": ["user", None, 5], "min_count": [0, 1.5, "x", None],
+    "validation": [0.0, 1.0, -1, math.nan, "x", None], "test": [0.0, 0.95, 1.0, math.nan, "x", None],
+    "rivals": ["no", None, 2], "progress": ["no", None], "random_state": [-1, 1.5, 2**63, True, None],
+    "device": ["abacus", "meta", "", None], "folder": [5],
+}
+
+
+@pytest.mark.parametrize("setting, value", [(setting, value) for setting in WRONG for value in WRONG[setting]])
+def test_a_setting_out_of_range_is_named_before_a_row_is_read(setting, value):
+    with pytest.raises(ValueError) as error:
+        AutoDim(**SMALL | {setting: value}).fit("no_such_table.csv", label="click")
+    message = str(error.value)
+    assert message.startswith(f"{setting}={value!r}: expected ") and "\n" not in message
+
+
+def test_every_setting_is_judged_somewhere():
+    need_the_table = {"numerical", "time"}
+    assert set(WRONG) | need_the_table == set(AutoDim().get_params())
+
+
 @pytest.mark.parametrize("setting, value", [
-    ("dims", (4, 2)), ("dims", ()), ("dims", (0, 2)), ("dims", 4), ("variant", 5), ("f", 0), ("search_epochs", 0),
-    ("epochs", 0),
-    ("patience", 0), ("batch_size", 1), ("lr", 0.0), ("lr", float("nan")), ("lr", "fast"), ("hidden", (0,)),
-    ("hidden", (2.5,)), ("dropout", 1.0), ("dropout", -0.1), ("max_space", 0.0), ("max_space", 30), ("max_bytes", 0),
-    ("pad_to", 0), ("min_count", 0), ("validation", 0.0), ("test", 1.0), ("random_state", -1), ("random_state", None),
-    ("device", "abacus"), ("categorical", ("nothing",)), ("numerical", {"price": 0}), ("time", "when"),
+    ("categorical", ("nothing",)), ("exclude", ("nothing",)), ("numerical", {"nothing": 3}), ("numerical", {"price": 0}),
+    ("numerical", ["price"]), ("time", "nothing"), ("time", "click"), ("exclude", ("user", "item", "price")),
 ])
-def test_a_setting_out_of_range_is_named_before_any_training(setting, value, monkeypatch):
+def test_a_setting_that_does_not_fit_the_table_is_named_before_any_training(setting, value, monkeypatch):
     monkeypatch.setattr("autodim.workflow.search", lambda *a, **k: pytest.fail("it searched"))
     with pytest.raises(ValueError) as error:
         AutoDim(**SMALL | {setting: value}).fit(TABLE, label="click")
-    message = str(error.value)
-    assert "\n" not in message
-    named = {"search_epochs": "epochs", "dims": "candidate"}.get(setting, setting)
-    assert named in message or str(value) in message or "wrong type" in message, message
+    assert "\n" not in str(error.value) and any(word in str(error.value) for word in (setting, "left out"))
+
+
+def test_numpys_numbers_are_as_good_as_pythons(tmp_path):
+    quick = AutoDim(**SMALL | {"rivals": False, "epochs": 1, "search_epochs": 1, "max_space": 0.6, "random_state": 1})
+    numpys = {"dims": np.array([2, 4, 8]), "hidden": np.array([8]), "max_space": np.float64(0.6), "f": np.int64(2),
+              "rivals": np.bool_(False), "random_state": np.int64(1), "validation": np.float64(0.1), "epochs": np.int32(1)}
+    model = clone(quick).set_params(**numpys).fit(X, Y)
+    np.testing.assert_array_equal(model.predict_proba(X), clone(quick).fit(X, Y).predict_proba(X))
+    model.save(tmp_path)
+    assert load(tmp_path).get_params() == quick.get_params() and "<html" in model.report()._repr_html_()
 
 
 def test_two_budgets_are_one_too_many():
@@ -300,8 +385,8 @@ def test_a_budget_below_the_smallest_is_refused_with_the_smallest():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_is_not_there_is_named():
-    with pytest.raises(ValueError, match="device='cuda' cannot be used.*take 'cpu'"):
-        AutoDim(**SMALL, device="cuda").fit(TABLE, label="click")
+    with pytest.raises(ValueError, match="^device='cuda' cannot be used.*take 'cpu'$"):
+        AutoDim(**SMALL, device="cuda").fit("no_such_table.csv", label="click")
 
 
 def test_a_label_in_table_and_y_or_nowhere():
