@@ -12,6 +12,7 @@ from sklearn.metrics import accuracy_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from autodim.data import DataError
@@ -56,6 +57,13 @@ CHECKED = AutoDim(hidden=(16,), search_epochs=1, epochs=40, patience=15, lr=0.01
 @parametrize_with_checks([CHECKED], expected_failed_checks=lambda _: EXPECTED)
 def test_scikit_learn(estimator, check):
     check(estimator)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", EXPECTED)
+def test_what_is_expected_to_fail_fails_for_its_reason(name):
+    with pytest.raises(DataError, match="2 rows of class . among"):
+        getattr(estimator_checks, name)("AutoDim", clone(CHECKED))
 
 
 def test_every_parameter_is_kept_as_it_was_given():
