@@ -415,7 +415,8 @@ def split_table(
         validation, test: shares of the rows, both positive and together below 1.
 
     Raises:
-        DataError: a class has too few rows, or a time is missing or is text, which would be sorted by its letters.
+        DataError: a class has too few rows, or a time is missing, is text, which would be
+            sorted by its letters, or is the same throughout.
     """
     if not (validation > 0 and test > 0 and validation + test < 1):
         raise ValueError(f"validation={validation}, test={test}: expected two positive shares that leave rows to train")
@@ -428,6 +429,8 @@ def split_table(
     if len(missing):
         raise DataError(f"time {times.name!r} row {missing[0]}: missing (in {len(missing):,} of {len(times):,} rows), "
                         "so it has no place in time; drop these rows, or split at random")
+    if times.nunique() == 1:
+        raise DataError(f"time {times.name!r}: {times.iloc[0]!r} in every row, which orders nothing; split at random")
     return chronological_split(times.to_numpy(), (1 - validation - test, validation, test))
 
 # %% ../nbs/15_tables.ipynb #a7979eef
