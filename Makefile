@@ -65,7 +65,7 @@ results: setup  ## draw all experiments from the committed rows: figures/, resul
 	@$(BIN)/python scripts/run_notebooks.py nbs/exp_*.ipynb
 	@cp out/figures/exp_*.png figures/ && cp out/results/claims.csv results/
 	@$(BIN)/python scripts/write_readme.py
-	@$(BIN)/python scripts/run_notebooks.py nbs/index.ipynb
+	@$(BIN)/python scripts/run_notebooks.py nbs/guide_settings.ipynb nbs/index.ipynb
 
 site: setup  ## the site in _site/, with Quarto
 	@command -v quarto >/dev/null || \
