@@ -608,6 +608,7 @@ class Preparation:
         min_count: a value seen less often in training shares the dummy.
         positive_rate: down-sample negatives to it; None: keep all rows.
         seed, fractions: see `scattered_split`.
+        about: anything else to be kept in the manifest, as JSON can hold it.
     """
 
     name: str
@@ -618,6 +619,7 @@ class Preparation:
     positive_rate: float | None = None
     seed: int = 0
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    about: Mapping[str, object] | None = None
 
 
 def each_portion(work: Callable, calls: Sequence[tuple], rows: Sequence[int], title: str, workers: int,
@@ -742,7 +744,8 @@ def replacing(folder: Path) -> Iterator[Path]:
     for left in folder.parent.glob(f"{pattern}*"):  # of a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     try:
-        made = Path(tempfile.mkdtemp(prefix=pattern, dir=folder.parent))
+        made = folder.parent / f"{pattern}{os.getpid()}"
+        made.mkdir()
         try:
             yield made
             if folder.exists():
@@ -790,7 +793,7 @@ def prepare_files(
                 found = write_prepared(codes, plan, made, workers, progress)
                 shutil.rmtree(made / "scratch")
                 manifest = {"format": FORMAT, "key": key, "name": plan.name, "settings": settings, "sources": sources,
-                            **found, "autodim": __version__, "seconds": round(time.perf_counter() - began, 1)}
+                            "about": plan.about, **found, "autodim": __version__, "seconds": round(time.perf_counter() - began, 1)}
                 text = json.dumps(manifest, ensure_ascii=False, indent=1)
                 (made / "manifest.json").write_text(text + "\n", encoding="utf-8")
     return open_prepared(folder)
