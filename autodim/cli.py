@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Answer', 'MANY', 'FORMATS', 'read_run', 'key_in', 'write_json', 'settings_of', 'save_prepared', 'load_prepared',
-           'prepared_of', 'names', 'whole_numbers', 'rules', 'size', 'given', 'keep_run', 'prepare_command', 'quoted',
-           'searched', 'search_command', 'dims_from', 'train_command', 'trained_of', 'report_command', 'export_command',
-           'add_prepare', 'add_search', 'add_train', 'make_parser', 'say_warning', 'run_command', 'main']
+           'prepared_of', 'names', 'whole_numbers', 'rules', 'size', 'given', 'keep_run', 'prepare_whole',
+           'prepare_large', 'prepare_command', 'quoted', 'searched', 'search_command', 'dims_from', 'train_command',
+           'trained_of', 'report_command', 'export_command', 'add_prepare', 'add_search', 'add_train', 'make_parser',
+           'say_warning', 'run_command', 'main']
 
 # %% ../nbs/24_cli.ipynb #97ec050b
 import argparse
@@ -31,8 +32,9 @@ from .page import summary
 from .search import SearchResult
 from .selection import load_dims
 from .storage import FileCheckpoint, alone, key_of, plain
+from .stream import read_manifest
 from .tables import Schema, read_table, write_bytes
-from .workflow import Prepared, auc_space_curve
+from .workflow import Prepared, auc_space_curve, open_stream, prepare_stream
 
 # %% ../nbs/24_cli.ipynb #e8f77518
 def read_run(folder: Path) -> dict[str, object]:
@@ -106,9 +108,14 @@ def prepared_of(run: Mapping[str, object], folder: Path) -> Prepared:
     Raises:
         DataError: it is gone or damaged.
     """
+    if run.get("stream"):
+        manifest = read_manifest(folder / "table")
+        if manifest and manifest["key"] == run["key"]:
+            return open_stream(folder / "table")
     prepared = load_prepared(folder, run["key"])
     if prepared is None:
-        raise DataError(f"{folder / 'prepared.safetensors'} is missing or damaged: give `autodim prepare` again")
+        place = "table" if run.get("stream") else "prepared.safetensors"
+        raise DataError(f"{folder / place} is missing or damaged: give `autodim prepare` again")
     return prepared
 
 # %% ../nbs/24_cli.ipynb #08331258
@@ -161,13 +168,9 @@ def keep_run(prepared: Prepared, folder: Path, run: Mapping[str, object]) -> Non
             write_json(folder / "run.json", run)
 
 
-def prepare_command(options: argparse.Namespace) -> Answer:
-    """Recognise the columns of a table, split its rows, encode them."""
-    folder, table = Path(options.run), Path(options.table).expanduser()
-    chosen = given(options, "categorical", "numerical", "exclude", "time", "validation", "test", "min_count",
-                   "random_state")
-    settings = AutoDim(**chosen)
-    check_settings(settings)
+def prepare_whole(options: argparse.Namespace, settings: AutoDim, chosen: Mapping[str, object]) -> Prepared:
+    """Prepare one table in memory, unless the run's folder has it."""
+    folder, table = Path(options.run), Path(options.table[0]).expanduser()
     stat = table.stat() if table.is_file() else None  # read_table says what is wrong with it
     key = key_of(str(table.resolve()), stat and (stat.st_size, stat.st_mtime_ns), options.label, chosen)
     prepared = load_prepared(folder, key)
@@ -175,6 +178,35 @@ def prepare_command(options: argparse.Namespace) -> Answer:
         prepared = prepared or prepare_step(settings, read_table(table), options.label)
         keep_run(prepared, folder, {"table": str(table), "label": options.label, "key": key,
                                     "settings": plain_settings(settings)})
+    return prepared
+
+
+def prepare_large(options: argparse.Namespace, settings: AutoDim) -> Prepared:
+    """Prepare one table or several files of one, of any size, in the run's folder."""
+    if options.time is not None:
+        raise ValueError("--time does not go with --stream: rows of a stream are split at random")
+    folder, s = Path(options.run), settings
+    prepared = prepare_stream(
+        options.table, folder / "table", options.label, s.categorical, s.numerical, s.exclude, s.validation, s.test,
+        s.min_count, s.random_state, options.workers, not options.quiet)  # fmt: skip
+    run = {"table": " ".join(options.table), "label": options.label, "key": read_manifest(folder / "table")["key"],
+           "stream": True, "settings": plain_settings(settings)}
+    with alone(folder):
+        if key_in(folder) != run["key"]:
+            write_json(folder / "run.json", run)
+    return prepared
+
+
+def prepare_command(options: argparse.Namespace) -> Answer:
+    """Recognise the columns of a table, split its rows, encode them."""
+    folder = Path(options.run)
+    chosen = given(options, "categorical", "numerical", "exclude", "time", "validation", "test", "min_count",
+                   "random_state")
+    settings = AutoDim(**chosen)
+    check_settings(settings)
+    if len(options.table) > 1 and not options.stream:
+        raise ValueError(f"{len(options.table)} files: several files of one table are read with --stream")
+    prepared = prepare_large(options, settings) if options.stream else prepare_whole(options, settings, chosen)
     data, schema = prepared.data, prepared.schema
     rows = {"train": len(data.train.labels), "validation": len(data.val.labels), "test": len(data.test.labels)}
     found = {"run": str(folder), "rows": rows, "positive_class": str(prepared.classes[1]), "split": prepared.split,
@@ -337,7 +369,10 @@ def export_command(options: argparse.Namespace) -> Answer:
 def add_prepare(command: argparse.ArgumentParser) -> None:
     """Options of `autodim prepare`."""
     add = command.add_argument
-    add("table", help="a .csv, .csv.gz, .tsv, .tsv.gz or .parquet file; its first row names the columns")
+    add("table", nargs="+", help="a .csv, .csv.gz, .tsv, .tsv.gz or .parquet file; its first row names the columns")
+    add("--stream", action="store_true", help="for tables larger than memory, in one file or several: read in pieces, "
+        "and trained on from disk")
+    add("--workers", type=int, default=1, metavar="N", help="with --stream: processes that read files (default: 1)")
     add("--label", required=True, metavar="COLUMN", help="the column to predict: two classes")
     add("--run", default="run", metavar="FOLDER", help="where the run is kept (default: run)")
     add("--categorical", type=names, metavar="A,B", help="columns whose values are taken as they are, kept in any case")

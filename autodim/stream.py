@@ -420,12 +420,13 @@ def typed(name: str, values: pl.Series, rule: Rule) -> pd.Series:
     Raises:
         DataError: a value is not of the rule's kind.
     """
-    made = values.cast(KINDS[rule.kind], strict=False)
+    made = (values.str.to_lowercase() if rule.kind == "truth" else values).cast(KINDS[rule.kind], strict=False)
     wrong = values.filter(made.is_null() & values.is_not_null())
     if len(wrong):
         raise DataError(f"column {name!r}: {wrong[0]!r} is no {rule.kind} value, as the others are (in all {len(wrong)} "
                         "such values); make it missing, or take the column as it is")
-    return pd.Series([*made.to_list(), None], name=name, dtype=object if rule.kind != "number" else np.float64)
+    kinds = {"whole": "Int64", "number": "float64"}
+    return pd.Series([*made.to_list(), None], name=name, dtype=kinds.get(rule.kind, "object"))
 
 
 def settle(

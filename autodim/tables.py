@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['MISSING', 'SUFFIXES', 'SEPARATORS', 'BUCKETS', 'TIMES', 'KINDS', 'TRUTHS', 'open_text', 'check_head', 'Followed',
-           'bad_row', 'read_csv', 'check_columns', 'to_frame', 'too_long', 'read_table', 'Schema', 'why_left_out',
-           'is_fractions', 'check_values', 'check_names', 'check_options', 'column_rule', 'recognise', 'encode_labels',
-           'stratified_split', 'split_table', 'stand_for', 'as_trained', 'encode_rows', 'write_bytes']
+           'bad_row', 'read_csv', 'check_columns', 'to_frame', 'too_long', 'read_table', 'Schema', 'reason_by_counts',
+           'why_left_out', 'is_fractions', 'check_values', 'check_names', 'check_options', 'column_rule', 'make_schema',
+           'recognise', 'encode_labels', 'stratified_split', 'split_table', 'stand_for', 'as_trained', 'encode_rows',
+           'write_bytes']
 
 # %% ../nbs/16_tables.ipynb #d8a1ca3a
 import csv
@@ -28,6 +29,7 @@ import pyarrow.parquet as pa_parquet
 import torch
 
 from .data import Buckets, DataError, Split, Vocabulary, as_numbers, chronological_split, factorize
+from .stream import is_gzipped
 
 # %% ../nbs/16_tables.ipynb #730517bd
 MISSING = ["", "NULL", "null", "NaN", "nan"]
@@ -41,13 +43,7 @@ def open_text(path: Path) -> pa.NativeFile:
     Raises:
         DataError: the file is gzipped and its name does not say so, or the reverse.
     """
-    with path.open("rb") as file:
-        start = file.read(2)
-    named = path.name.lower().endswith(".gz")
-    if start and named != (start == b"\x1f\x8b"):
-        found, name = ("not gzipped", path.name[:-3]) if named else ("gzipped", f"{path.name}.gz")
-        raise DataError(f"{path} is {found}, unlike its name; rename it to {name}")
-    return pa.input_stream(str(path), compression="gzip" if named else None)
+    return pa.input_stream(str(path), compression="gzip" if is_gzipped(path) else None)
 
 
 def check_head(path: Path, separator: bytes) -> int:
@@ -228,19 +224,24 @@ class Schema:
 TIMES = ("datetime64", "datetime", "date", "time", "timedelta64", "timedelta", "period")  # of pandas's `infer_dtype`
 
 
-def why_left_out(column: pd.Series, numerical: bool) -> str:
-    """Why a column carries nothing that a field could learn; "" if it may."""
-    if pd.api.types.infer_dtype(column, skipna=True) in TIMES:
+def reason_by_counts(is_time: bool, rows: int, known: int, distinct: int, numerical: bool) -> str:
+    """Why a column of so many known and distinct values carries nothing that a field could learn; "" if it may."""
+    if is_time:
         return "a time"
-    known = column.dropna()
-    if len(known) == 0:
+    if known == 0:
         return "all values are missing"
-    distinct = known.nunique()
-    if distinct == 1 and len(known) == len(column):
+    if distinct == 1 and known == rows:
         return "one value throughout"
-    if distinct == len(known) > 1 and not numerical:
+    if distinct == known > 1 and not numerical:
         return "a value of its own in every row, an id"
     return ""
+
+
+def why_left_out(column: pd.Series, numerical: bool) -> str:
+    """Why a column carries nothing that a field could learn; "" if it may."""
+    known = column.dropna()
+    is_time = pd.api.types.infer_dtype(column, skipna=True) in TIMES
+    return reason_by_counts(is_time, len(column), len(known), known.nunique(), numerical)
 
 
 def is_fractions(column: pd.Series) -> bool:
@@ -314,6 +315,22 @@ def column_rule(column: pd.Series, rule: Buckets, named: bool) -> tuple[Buckets,
     return rule, why_left_out(column, rule is not None)
 
 # %% ../nbs/16_tables.ipynb #f8e2df5e
+def make_schema(label: str, rules: Mapping[str, tuple[Buckets, str]], exclude: Sequence[str] = ()) -> Schema:
+    """The schema of columns that each have a rule and a reason to be left out ("": none); says which are left out.
+
+    Raises:
+        DataError: no field is left.
+    """
+    left_out = {name: "excluded" for name in exclude} | {name: reason for name, (_, reason) in rules.items() if reason}
+    fields = tuple(name for name, (_, reason) in rules.items() if not reason)
+    told = [f"{name!r} ({reason})" for name, reason in left_out.items() if reason != "excluded"]
+    if not fields:
+        raise DataError(f"no column is left to learn from: left out {', '.join(told) or 'all'}; needs 1 at least")
+    if told:
+        warnings.warn(f"left out: {', '.join(told)}. Name a column in `categorical` to keep it", stacklevel=3)
+    return Schema(label, fields, {name: rules[name][0] for name in fields if rules[name][0] is not None}, left_out)
+
+
 def recognise(
     frame: pd.DataFrame,
     label: str,
@@ -343,20 +360,9 @@ def recognise(
         raise DataError(f"column {odd[0]!r}: its name is no text; write frame.columns = frame.columns.astype(str)")
     if len(frame) == 0:
         raise DataError(f"the table has no rows, only the columns {', '.join(frame.columns)}")
-    buckets, left_out = {}, {name: "excluded" for name in exclude}
-    for name in frame.columns.drop([label, *exclude]):
-        rule, reason = column_rule(frame[name], numerical.get(name), name in categorical)
-        if reason:
-            left_out[name] = reason
-        elif rule is not None:
-            buckets[name] = rule
-    fields = tuple(name for name in frame.columns if name != label and name not in left_out)
-    told = [f"{name!r} ({reason})" for name, reason in left_out.items() if reason != "excluded"]
-    if not fields:
-        raise DataError(f"no column is left to learn from: left out {', '.join(told) or 'all'}; needs 1 at least")
-    if told:
-        warnings.warn(f"left out: {', '.join(told)}. Name a column in `categorical` to keep it", stacklevel=2)
-    return Schema(label, fields, buckets, left_out)
+    rules = {name: column_rule(frame[name], numerical.get(name), name in categorical)
+             for name in frame.columns.drop([label, *exclude])}
+    return make_schema(label, rules, exclude)
 
 # %% ../nbs/16_tables.ipynb #292be738
 def encode_labels(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
