@@ -7,7 +7,7 @@ __all__ = ['Answer', 'MANY', 'FORMATS', 'read_run', 'key_in', 'write_json', 'set
            'prepared_of', 'names', 'whole_numbers', 'rules', 'size', 'given', 'keep_run', 'prepare_whole',
            'prepare_large', 'prepare_command', 'quoted', 'searched', 'search_command', 'dims_from', 'train_command',
            'trained_of', 'report_command', 'export_command', 'add_prepare', 'add_search', 'add_train', 'make_parser',
-           'say_warning', 'run_command', 'main']
+           'say_warning', 'device_of', 'run_command', 'main']
 
 # %% ../nbs/24_cli.ipynb #97ec050b
 import argparse
@@ -28,7 +28,9 @@ from .data import Data, DataError, Part, vocabulary_from_dict, vocabulary_to_dic
 from .estimator import AutoDim, check_settings, load, plain_settings, prepare_step, search_step, train_step
 from .export import write_deepctr, write_fuxictr, write_onnx, write_torchrec, write_vocabularies
 from .metrics import space
+from .models import ProcessLost
 from .page import summary
+from .processes import torchrun
 from .search import SearchResult
 from .selection import load_dims
 from .storage import FileCheckpoint, alone, key_of, plain
@@ -240,19 +242,20 @@ def searched(
     run = read_run(folder)
     run["settings"] |= changed
     settings, prepared = settings_of(run, folder, progress=not options.quiet), prepared_of(run, folder)
-    return run, settings, prepared, search_step(settings, prepared)
+    return run, settings, prepared, search_step(settings, prepared, options.processes)
 
 
 def search_command(options: argparse.Namespace) -> Answer:
     """Search the dimensions (Algorithm 1)."""
     folder = Path(options.run)
     changed = given(options, "dims", "variant", "f", "search_epochs", "batch_size", "lr", "hidden", "dropout", "pad_to",
-                    "device")
+                    "sparse", "device")
     run, settings, prepared, found = searched(options, changed)
     data = prepared.data
     curve = auc_space_curve(prepared, found, tuple(settings.dims), settings.pad_to)
-    write_json(folder / "dims.json", found.dims)
-    write_json(folder / "run.json", run)
+    if options.processes.rank == 0:
+        write_json(folder / "dims.json", found.dims)
+        write_json(folder / "run.json", run)
     share = space(list(found.dims.values()), data.cardinalities, settings.dims[-1])
     table = curve[["space", "bytes", "search_auc"]].to_dict("records")
     lines = [f"{name:<24} {d:>4}" for name, d in found.dims.items()]
@@ -303,10 +306,11 @@ def train_command(options: argparse.Namespace) -> Answer:
         fields, d_max = prepared_of(run, folder).data.fields, max(run["settings"]["dims"])
         dims = dims_from(Path(options.dims_file), fields, d_max)
     run, settings, prepared, found = searched(options, changed)
-    train_step(settings, prepared, found, dims)
-    settings.save(folder / "model")
-    write_json(folder / "dims.json", settings.dims_)
-    write_json(folder / "run.json", run)
+    train_step(settings, prepared, found, dims, options.processes)
+    if options.processes.rank == 0:
+        settings.save(folder / "model")
+        write_json(folder / "dims.json", settings.dims_)
+        write_json(folder / "run.json", run)
     record = settings.record_
     answer = {"run": str(folder), "dims": settings.dims_, "space": settings.space_,
               "differences": record["differences"],
@@ -397,6 +401,8 @@ def add_search(command: argparse.ArgumentParser) -> None:
     add("--lr", type=float, help="learning rate of search and training (default: 0.001)")
     add("--hidden", type=whole_numbers, metavar="512,512", help="layers of the network (default: 512,512)")
     add("--dropout", type=float, metavar="SHARE", help="default: 0.5")
+    add("--sparse", action=argparse.BooleanOptionalAction, help="lazy Adam on the tables, in search and training; for "
+        "vocabularies of a million values (default: no)")
     add("--pad-to", type=int, metavar="N", help="rows are stored padded to a multiple of N values (default: 1)")
     add("--device", help="cpu or cuda (default: cpu)")
 
@@ -444,18 +450,33 @@ def say_warning(message: Warning | str, category: type[Warning], *_: object) -> 
         print(f"autodim: note: {message}", file=sys.stderr)
 
 
-def run_command(act: Callable[[argparse.Namespace], Answer], options: argparse.Namespace) -> int:
-    """Carry out a command and print what it found; the exit code."""
+def device_of(options: argparse.Namespace) -> str:
+    """The kind of device that a command will use: given now, or in the run's settings; "cpu" where there is none."""
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = say_warning
+        device = getattr(options, "device", None) or read_run(Path(options.run))["settings"]["device"]
+    except DataError:
+        return "cpu"
+    return str(device).split(":")[0]
+
+
+def run_command(act: Callable[[argparse.Namespace], Answer], options: argparse.Namespace) -> int:
+    """Carry out a command and print what it found; the exit code. Of several processes, the first prints."""
+    try:
+        with warnings.catch_warnings(), torchrun(device_of(options)) as options.processes:
+            if options.processes.size > 1 and act not in (search_command, train_command):
+                raise ValueError("search and train can be shared among processes; start this command without torchrun")
+            if options.processes.rank:
+                warnings.simplefilter("ignore")
+            else:
+                warnings.showwarning = say_warning
             found, text = act(options)
     except KeyboardInterrupt:
         code, problem = 130, "interrupted; give the same command again, and it goes on"
-    except (ValueError, OSError, ImportError) as error:  # a DataError is a ValueError; an extra may be missing
+    except (ValueError, OSError, ImportError, ProcessLost) as error:  # DataErrors are ValueErrors; an extra may be missing
         code, problem = 1, str(error)
     else:
-        print(json.dumps(found, ensure_ascii=False, default=plain) if options.json else text)
+        if options.processes.rank == 0:
+            print(json.dumps(found, ensure_ascii=False, default=plain) if options.json else text)
         return 0
     print(f"autodim: {'error: ' if code == 1 else ''}{problem}", file=sys.stderr)
     if options.json:

@@ -326,8 +326,8 @@ class DiskPart(NamedTuple):
 
     ids: torch.Tensor  # int32 [n, M]
     labels: torch.Tensor  # float32 [n]
-    block: int = 4096  # consecutive rows that are read together
-    buffer: int = 64  # blocks that are shuffled among each other in memory
+    block: int = 1024  # consecutive rows that are read together
+    buffer: int = 256  # blocks that are shuffled among each other in memory
 
 # %% ../nbs/00_data.ipynb #718b9119
 @dataclass(frozen=True, eq=False)
@@ -460,7 +460,8 @@ def encode_table(
 def read_group(part: DiskPart, blocks: Sequence[int]) -> Part:
     """Some blocks of a part, one after another, in memory."""
     places = [slice(b * part.block, (b + 1) * part.block) for b in blocks]
-    return Part(torch.cat([part.ids[p] for p in places]), torch.cat([part.labels[p] for p in places]))
+    pieces = (np.concatenate([tensor[p].numpy() for p in places]) for tensor in (part.ids, part.labels))
+    return Part(*map(torch.from_numpy, pieces))  # NumPy copies in this one thread, and leaves the others to training
 
 
 def disk_batches(part: DiskPart, batch_size: int, generator: torch.Generator, drop_last: bool) -> Iterator[Part]:

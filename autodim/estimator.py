@@ -25,6 +25,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .data import Buckets, DataError, Part
 from .metrics import predict
+from .models import ALONE, Processes
 from .page import page, summary, write_page
 from .retrain import TrainConfig
 from .search import SearchConfig, SearchResult
@@ -80,9 +81,10 @@ def with_label(frame: pd.DataFrame, y: Sequence | None, label: str | None) -> tu
     return frame.assign(**{name: y}), name
 
 # %% ../nbs/22_estimator.ipynb #9a0d0a71
-def fitting_batch(n: int) -> int:
-    """A batch size for `n` training rows: a hundredth, between 32 and 1000."""
-    return int(min(1000, max(32, n // 100)))
+def fitting_batch(n: int, processes: int = 1) -> int:
+    """A batch size for `n` training rows: a hundredth, between 32 and 1000, with equal shares for so many processes."""
+    size = int(min(1000, max(32, n // 100)))
+    return size - size % processes
 
 
 def cooling(n: int, batch_size: int, epochs: int, start: float = 2.0, floor: float = 0.5) -> float:
@@ -137,6 +139,7 @@ class Settings(BinaryClassifier):
         epochs, patience, lr: see `TrainConfig`.
         batch_size: of both; None: a hundredth of the training rows, between 32 and 1000.
         hidden, dropout: the MLP after the embeddings.
+        sparse: lazy Adam on the tables: a step moves the rows that the batch has; for vocabularies of a million values.
         categorical, numerical, exclude, time, validation, test, min_count: see `prepare`.
         rivals: train the uniform dimension at equal Space and the widest embedding too, for the report.
         random_state: seed of the split, initial weights, batches and noise.
@@ -160,6 +163,7 @@ class Settings(BinaryClassifier):
         batch_size: int | None = None,
         hidden: Sequence[int] = (512, 512),
         dropout: float = 0.5,
+        sparse: bool = False,
         categorical: Sequence[str] = (),
         numerical: Mapping[str, Buckets] | None = None,
         exclude: Sequence[str] = (),
@@ -176,7 +180,7 @@ class Settings(BinaryClassifier):
         self.dims, self.max_space, self.max_bytes, self.pad_to = dims, max_space, max_bytes, pad_to
         self.variant, self.f, self.search_epochs = variant, f, search_epochs
         self.epochs, self.patience, self.lr, self.batch_size = epochs, patience, lr, batch_size
-        self.hidden, self.dropout = hidden, dropout
+        self.hidden, self.dropout, self.sparse = hidden, dropout, sparse
         self.categorical, self.numerical, self.exclude, self.time = categorical, numerical, exclude, time
         self.validation, self.test, self.min_count = validation, test, min_count
         self.rivals, self.random_state, self.device = rivals, random_state, device
@@ -225,7 +229,7 @@ def ranges(settings: Settings) -> dict[str, tuple[bool, str]]:
         **{name: (are_names(getattr(s, name)), names) for name in ("categorical", "exclude")},
         "validation": (shares[0], "a share above 0 and below 1"),
         "test": (all(shares) and s.validation + s.test < 1, "a share above 0, and below 1 together with validation"),
-        **{name: (isinstance(getattr(s, name), bool | np.bool_), truth) for name in ("rivals", "progress")},
+        **{name: (isinstance(getattr(s, name), bool | np.bool_), truth) for name in ("rivals", "progress", "sparse")},
         "random_state": (is_whole(s.random_state, 0), "a whole number from 0"),
         "device": (isinstance(s.device, str) and s.device.split(":")[0] in ("cpu", "cuda"), "'cpu' or 'cuda'"),
         "folder": (s.folder is None or isinstance(s.folder, str | Path), "None, or a path"),
@@ -319,26 +323,29 @@ def prepare_step(settings: AutoDim, frame: pd.DataFrame, label: str) -> Prepared
                    s.random_state)
 
 
-def search_step(settings: AutoDim, prepared: Prepared) -> SearchResult:
+def search_step(settings: AutoDim, prepared: Prepared, processes: Processes = ALONE) -> SearchResult:
     """Search by an estimator's settings."""
     s, n = Settings(**plain_settings(settings)), len(prepared.data.train.labels)
-    batch = s.batch_size or fitting_batch(n)
+    batch = s.batch_size or fitting_batch(n, processes.size)
     config = SearchConfig(variant=s.variant, dims=tuple(s.dims), f=s.f, epochs=s.search_epochs, batch_size=batch,
-                          lr=s.lr, tau_decay=cooling(n, batch, s.search_epochs))
+                          lr=s.lr, tau_decay=cooling(n, batch, s.search_epochs), sparse=s.sparse)
     return find(on_device(prepared, s.device), config, Network(tuple(s.hidden), s.dropout), s.random_state, s.folder,
-                s.progress)
+                s.progress, processes)
 
 
 def train_step(
-    settings: AutoDim, prepared: Prepared, found: SearchResult, dims: Mapping[str, int] | None = None
-) -> AutoDim:
+    settings: AutoDim, prepared: Prepared, found: SearchResult, dims: Mapping[str, int] | None = None,
+    processes: Processes = ALONE,
+) -> AutoDim:  # fmt: skip
     """Choose dimensions (or take `dims`), train them beside their rivals, and put all of it into the estimator."""
     s, prepared = Settings(**plain_settings(settings)), on_device(prepared, settings.device)
     data, d_max, network = prepared.data, s.dims[-1], Network(tuple(s.hidden), s.dropout)
     chosen = dict(dims or choose(prepared, found.alpha, tuple(s.dims), s.max_space, s.max_bytes, s.pad_to))
-    config = TrainConfig(s.epochs, s.patience, s.batch_size or fitting_batch(len(data.train.labels)), s.lr)
+    batch = s.batch_size or fitting_batch(len(data.train.labels), processes.size)
+    config = TrainConfig(s.epochs, s.patience, batch, s.lr, s.sparse)
     named = {"AutoDim": chosen} | (rivals(chosen, data, d_max) if s.rivals else {})
-    outcomes = [train(prepared, name, each, d_max, config, network, s.pad_to, s.random_state, s.folder, s.progress)
+    outcomes = [train(prepared, name, each, d_max, config, network, s.pad_to, s.random_state, s.folder, s.progress,
+                      processes)
                 for name, each in named.items()]  # fmt: skip
     curve = auc_space_curve(prepared, found, tuple(s.dims), s.pad_to)
     made = settings

@@ -14,6 +14,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .data import Part, batches
+from .models import ALONE, Processes
 
 # %% ../nbs/06_metrics.ipynb #bed37cd1
 def auc(scores: torch.Tensor, labels: torch.Tensor) -> float:
@@ -52,18 +53,21 @@ class Metrics(NamedTuple):
 
 # %% ../nbs/06_metrics.ipynb #b6b69dd5
 @torch.no_grad()
-def predict(model: nn.Module, part: Part, batch_size: int = 8192) -> torch.Tensor:
-    """Logits [n] of a model for all rows of a part, in evaluation mode; the model's mode is restored."""
-    training = model.training
+def predict(model: nn.Module, part: Part, batch_size: int = 8192, processes: Processes = ALONE) -> torch.Tensor:
+    """Logits [n] of a model for all rows of a part, in evaluation mode; the model's mode is restored.
+
+    Several processes score a share each, and all get all logits.
+    """
+    training, own = model.training, processes.rows(len(part.labels))
     model.eval()
-    logits = torch.cat([model(batch.ids) for batch in batches(part, batch_size)])
+    logits = torch.cat([model(batch.ids) for batch in batches(Part(part.ids[own], part.labels[own]), batch_size)])
     model.train(training)
-    return logits
+    return processes.gather(logits, len(part.labels))
 
 # %% ../nbs/06_metrics.ipynb #aa239429
-def evaluate(model: nn.Module, part: Part) -> Metrics:
-    """AUC and Logloss of a model on a part of the data."""
-    logits = predict(model, part)
+def evaluate(model: nn.Module, part: Part, processes: Processes = ALONE) -> Metrics:
+    """AUC and Logloss of a model on a part of the data, the same in all processes."""
+    logits = predict(model, part, processes=processes)
     return Metrics(auc(logits, part.labels), logloss(logits, part.labels))
 
 # %% ../nbs/06_metrics.ipynb #224f4254

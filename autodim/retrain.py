@@ -16,7 +16,8 @@ from tqdm import tqdm
 from .data import Data, batches
 from .metrics import Metrics, evaluate
 from autodim.models import (
-    DLRS, MLP, Adam, Checkpoint, MakeBackbone, Tensors, load_random_state, loss_of, pack, random_state, unpack,
+    ALONE, DLRS, MLP, Adam, Checkpoint, MakeBackbone, Processes, Tensors, agree, load_random_state, loss_of, pack,
+    parallel, random_state, shared_epoch, unpack,
 )  # fmt: skip
 
 # %% ../nbs/08_retrain.ipynb #d0755edb
@@ -47,20 +48,26 @@ class FitResult:
 
 # %% ../nbs/08_retrain.ipynb #f2f9cd0e
 def train_epoch(
-    model: nn.Module, optimizer: Adam, data: Data, batch_size: int, generator: torch.Generator
+    model: nn.Module,
+    optimizer: Adam,
+    data: Data,
+    batch_size: int,
+    generator: torch.Generator,
+    processes: Processes = ALONE,
 ) -> float:
     """One pass of Algorithm 2 over the training part in shuffled full batches; the mean training loss."""
     model.train()
     size = min(batch_size, len(data.train.labels))
     total, steps = torch.zeros((), device=data.train.labels.device), 0
-    for ids, labels in batches(data.train, size, generator, drop_last=True):
+    for batch in batches(data.train, size, generator, drop_last=True):
+        ids, labels = processes.share(batch)
         loss = loss_of(model(ids), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         total += loss.detach()
         steps += 1
-    return total.item() / steps
+    return processes.mean(total).item() / steps
 
 # %% ../nbs/08_retrain.ipynb #3390fda3
 HISTORY = ("epoch", "loss_train", "auc_val", "logloss_val")
@@ -104,6 +111,7 @@ def fit(
     seed: int,
     progress: bool = True,
     checkpoint: Checkpoint | None = None,
+    processes: Processes = ALONE,
 ) -> FitResult:
     """Train a model on `data.train` until the AUC on `data.val` stops rising; keep the best epoch's weights.
 
@@ -111,8 +119,9 @@ def fit(
         model: maps ids [B, M] to logits [B]; trained in place.
         seed: fixes the order of batches and dropout.
         checkpoint: keeps the state after each epoch; one that has a state already is gone on from.
+        processes: with whom each batch is shared; all call this with the same arguments and get the same result.
     """
-    device, fitting = data.train.ids.device, Fitting(model, config)
+    device, fitting, quiet = data.train.ids.device, Fitting(model, config), not progress or processes.rank > 0
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
         torch.manual_seed(seed)
         generator = torch.Generator(device=device).manual_seed(seed)
@@ -120,14 +129,17 @@ def fit(
         if state:
             fitting.load_state(state)
             load_random_state(generator, unpack(state, "random"))
-        first = len(fitting.history) + 1
-        for epoch in tqdm(range(first, config.epochs + 1), "train", disable=not progress, leave=False):
-            if epoch - 1 - fitting.best_epoch >= config.patience:
+        done, shared = len(fitting.history), parallel(model, processes)
+        agree(processes, {"data": data.fingerprint, "epochs done": done})
+        for epoch in tqdm(range(done, config.epochs), "train", disable=quiet, leave=False):
+            if epoch - fitting.best_epoch >= config.patience:
                 break
-            loss = train_epoch(model, fitting.optimizer, data, config.batch_size, generator)
-            fitting.record(loss, evaluate(model, data.val))
-            if checkpoint:
-                checkpoint.save(pack(fitting.state() | {"random": random_state(generator)}))
+            with shared_epoch(model, processes, seed, epoch, checkpoint is not None):
+                loss = train_epoch(shared, fitting.optimizer, data, config.batch_size, generator, processes)
+                fitting.record(loss, evaluate(model, data.val, processes))
+                if checkpoint and processes.rank == 0:
+                    checkpoint.save(pack(fitting.state() | {"random": random_state(generator)}))
+                processes.wait()
     model.load_state_dict(fitting.best_weights)
     best = fitting.history[fitting.best_epoch - 1]
     return FitResult(model, Metrics(best["auc_val"], best["logloss_val"]), fitting.best_epoch, fitting.history)
@@ -141,6 +153,7 @@ def retrain(
     make_backbone: MakeBackbone = MLP,
     progress: bool = True,
     checkpoint: Checkpoint | None = None,
+    processes: Processes = ALONE,
 ) -> FitResult:
     """Algorithm 2: train a fresh model with one embedding dimension a field, `dims` [M] in the order of the fields."""
     if len(dims) != len(data.fields):
@@ -148,4 +161,4 @@ def retrain(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = DLRS(data.cardinalities, dims, make_backbone)
-    return fit(model.to(data.train.ids.device), data, config, seed, progress, checkpoint)
+    return fit(model.to(data.train.ids.device), data, config, seed, progress, checkpoint, processes)

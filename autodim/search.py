@@ -20,8 +20,8 @@ from .data import Data, Part, batches
 from .lookup import Candidates, uniform_candidates
 from .metrics import auc
 from autodim.models import (
-    MLP, Adam, Checkpoint, MakeBackbone, SearchModel, Tensors, load_optimizer_state, load_random_state, loss_of,
-    optimizer_state, pack, random_state, unpack,
+    ALONE, MLP, Adam, Checkpoint, MakeBackbone, Processes, SearchModel, Tensors, agree, load_optimizer_state,
+    load_random_state, loss_of, optimizer_state, pack, parallel, random_state, shared_epoch, unpack,
 )  # fmt: skip
 from .selection import derive_dims, temperature
 
@@ -40,7 +40,13 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 
 # %% ../nbs/07_search.ipynb #7bd0a5ef
 def alpha_gradient(
-    model: SearchModel, val: Part, train: Part, tau: float, xi: float = 0.0, hard: bool = False
+    model: SearchModel,
+    val: Part,
+    train: Part,
+    tau: float,
+    xi: float = 0.0,
+    hard: bool = False,
+    processes: Processes = ALONE,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Validation loss of Eq. 11 and its gradient in α's trainable vector [M, N], with Eq. 12 for W*(α).
 
@@ -48,6 +54,7 @@ def alpha_gradient(
         val, train: one batch of each; `train` is read only when `xi` > 0 (second order).
         tau: temperature of Eq. 6; each forward pass draws its own Gumbel noise.
         xi: learning rate of the virtual step on W; 0 is the first order.
+        processes: with whom the two batches are shared.
     """
     with frozen_statistics(model):
         if xi == 0:
@@ -56,11 +63,11 @@ def alpha_gradient(
             weights = {name: q for name, q in model.named_parameters() if not name.startswith("selection.")}
             loss = loss_of(model(train.ids, model.selection(tau, hard)), train.labels)
             gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
-            stepped = {name: q - xi * g for (name, q), g in zip(weights.items(), gradients)}
+            stepped = {name: q - xi * processes.mean(g) for (name, q), g in zip(weights.items(), gradients)}
             logits = functional_call(model, stepped, (val.ids, model.selection(tau, hard)))
         loss = loss_of(logits, val.labels)
         (gradient,) = torch.autograd.grad(loss, [model.selection.logits])
-    return loss.detach(), gradient
+    return processes.mean(loss.detach()), processes.mean(gradient)
 
 # %% ../nbs/07_search.ipynb #1fcd68d7
 @dataclass(frozen=True)
@@ -121,11 +128,13 @@ class Searcher:
     Args:
         model: the search model.
         config: the settings.
+        processes: with whom the batches of both steps are shared.
     """
 
-    def __init__(self, model: SearchModel, config: SearchConfig) -> None:
-        self.model, self.config, self.step = model, config, 0
+    def __init__(self, model: SearchModel, config: SearchConfig, processes: Processes = ALONE) -> None:
+        self.model, self.config, self.processes, self.step = model, config, processes, 0
         self.w_optimizer = Adam(model, model.weights(), config.lr, config.sparse)
+        self.parallel = parallel(model, processes, apart=[model.selection.logits])
         self.alpha_optimizer = torch.optim.Adam([model.selection.logits], lr=config.alpha_lr)
 
     def tau(self) -> float:
@@ -135,7 +144,8 @@ class Searcher:
 
     def alpha_step(self, val: Part, train: Part) -> torch.Tensor:
         """Lines 2-3 of Algorithm 1: move α by a validation batch; W and running statistics stay."""
-        loss, gradient = alpha_gradient(self.model, val, train, self.tau(), self.config.xi, self.config.hard)
+        c = self.config
+        loss, gradient = alpha_gradient(self.model, val, train, self.tau(), c.xi, c.hard, self.processes)
         self.model.selection.logits.grad = gradient
         self.alpha_optimizer.step()
         return loss
@@ -144,12 +154,13 @@ class Searcher:
         """Lines 4-6 of Algorithm 1: move W by a training batch; α stays, but moves along with W in SAM."""
         joint = self.config.method == "SAM"
         p = self.model.selection(self.tau(), self.config.hard)
-        loss = loss_of(self.model(train.ids, p if joint else p.detach()), train.labels)
+        loss = loss_of(self.parallel(train.ids, p if joint else p.detach()), train.labels)
         self.w_optimizer.zero_grad()
         self.alpha_optimizer.zero_grad()
         loss.backward()
         self.w_optimizer.step()
         if joint:
+            self.model.selection.logits.grad = self.processes.mean(self.model.selection.logits.grad)
             self.alpha_optimizer.step()
         self.step += 1
         return loss.detach()
@@ -196,14 +207,16 @@ Log = dict[str, list[torch.Tensor]]
 
 def run_epoch(searcher: Searcher, train: Part, val: Endless, generator: torch.Generator, size: int, bar: tqdm) -> Log:
     """One epoch of Algorithm 1 (or of SAM): what is logged every f steps."""
-    config, log = searcher.config, {name: [] for name in ("step", "tau", "loss_train", "loss_val", "alpha")}
+    config, share = searcher.config, searcher.processes.share
+    log = {name: [] for name in ("step", "tau", "loss_train", "loss_val", "alpha")}
     for batch in batches(train, size, generator, drop_last=True):
         due, loss_val = searcher.step % config.f == 0, torch.tensor(torch.nan)
         if due and config.method == "AutoDim":
-            loss_val = searcher.alpha_step(next(val), batch)
+            loss_val = searcher.alpha_step(share(next(val)), share(batch))
         step, tau = torch.tensor(searcher.step), torch.tensor(searcher.tau())
-        loss = searcher.weight_step(batch)
+        loss = searcher.weight_step(share(batch))
         if due:
+            loss = searcher.processes.mean(loss)
             alpha = searcher.model.selection.alpha().detach()
             for name, value in zip(log, (step, tau, loss, loss_val, alpha)):
                 log[name].append(value)
@@ -215,7 +228,7 @@ def run_epochs(
     searcher: Searcher, data: Data, generator: torch.Generator, progress: bool, checkpoint: Checkpoint | None = None
 ) -> dict[str, torch.Tensor]:
     """All epochs of Algorithm 1 (or of SAM), the path of α logged; they go on from what the checkpoint has."""
-    config, log, done = searcher.config, {}, 0
+    config, processes, log, done = searcher.config, searcher.processes, {}, 0
     size = min(config.batch_size, len(data.train.labels))
     val = Endless(data.val, size, generator)
     state = checkpoint.load() if checkpoint else None
@@ -225,16 +238,19 @@ def run_epochs(
         load_random_state(generator, unpack(state, "random"))
         log = {name: list(t) for name, t in unpack(state, "log").items()}
         done = int(state["epochs/done"])
-    steps = len(data.train.labels) // size
+    agree(processes, {"data": data.fingerprint, "epochs done": done})
+    steps, quiet = len(data.train.labels) // size, not progress or processes.rank > 0
     with tqdm(total=config.epochs * steps, initial=done * steps, desc=f"search {config.method}-{config.variant}",
-              disable=not progress, leave=False) as bar:  # fmt: skip
+              disable=quiet, leave=False) as bar:  # fmt: skip
         for epoch in range(done, config.epochs):
-            new = run_epoch(searcher, data.train, val, generator, size, bar)
-            log = {name: log.get(name, []) + new[name] for name in new}
-            if checkpoint:
-                logged = {"log": {name: torch.stack(values) for name, values in log.items() if values}}
-                logged |= {"epochs": {"done": torch.tensor(epoch + 1)}, "random": random_state(generator)}
-                checkpoint.save(pack(searcher.state() | logged | {"val": val.state()}))
+            with shared_epoch(searcher.model, processes, generator.initial_seed(), epoch, checkpoint is not None):
+                new = run_epoch(searcher, data.train, val, generator, size, bar)
+                log = {name: log.get(name, []) + new[name] for name in new}
+                if checkpoint and processes.rank == 0:
+                    logged = {"log": {name: torch.stack(values) for name, values in log.items() if values}}
+                    logged |= {"epochs": {"done": torch.tensor(epoch + 1)}, "random": random_state(generator)}
+                    checkpoint.save(pack(searcher.state() | logged | {"val": val.state()}))
+                processes.wait()
     return {name: torch.stack([t.cpu() for t in values]) for name, values in log.items()}
 
 # %% ../nbs/07_search.ipynb #22718cf9
@@ -246,6 +262,7 @@ def search(
     make_backbone: MakeBackbone = MLP,
     progress: bool = True,
     checkpoint: Checkpoint | None = None,
+    processes: Processes = ALONE,
 ) -> SearchResult:
     """Search a dimension for each field (Algorithm 1, or SAM): train W and α, derive dims (Eq. 13).
 
@@ -256,13 +273,14 @@ def search(
         candidates: candidate sets of each field; by default `config.dims` for all.
         make_backbone: the network after the embeddings.
         checkpoint: keeps the state after each epoch; one that has a state already is gone on from.
+        processes: with whom each batch is shared; all call this with the same arguments and get the same result.
     """
     candidates = candidates or uniform_candidates(len(data.fields), config.dims)
     device = data.train.ids.device
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
         torch.manual_seed(seed)
         model = SearchModel(data.cardinalities, candidates, config.variant, make_backbone, config.per_field)
-        searcher = Searcher(model.to(device), config)
+        searcher = Searcher(model.to(device), config, processes)
         generator = torch.Generator(device=device).manual_seed(seed)
         history = run_epochs(searcher, data, generator, progress, checkpoint)
     alpha = model.selection.alpha().detach().cpu()

@@ -4,10 +4,15 @@
 
 # %% auto #0
 __all__ = ['uniform_linear', 'LinearBranches', 'ZeroPaddingBranches', 'BranchMixture', 'ownership', 'digits',
-           'ZeroPaddingMixture', 'Centre', 'LinearMixture', 'make_mixture']
+           'ZeroPaddingMixture', 'Centre', 'LinearMixture', 'make_mixture', 'ProcessMean', 'of_each', 'process_centre',
+           'SynchronisedBatchNorm', 'synchronised']
 
 # %% ../nbs/03_transform.ipynb #eb667a52
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+import torch.distributed
 import torch.nn as nn
 import torch.nn.functional as F
 
@@ -143,14 +148,14 @@ class LinearMixture(nn.Module):
         per_field: one W_n for each field instead of one for all.
 
     The running statistics are those of the N BatchNorms: `running_mean`, `running_var` [M, N, d_N]. b_n cancels
-    under BatchNorm and is left out.
+    under BatchNorm and is left out. `synchronised`: statistics are those of the rows of all processes.
     """
 
     def __init__(self, lookup: Lookup, per_field: bool = False, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__()
         self.lookup, self.eps, self.momentum = lookup, eps, momentum
         n_fields, dims, d_max = len(lookup.candidates.allowed), lookup.candidates.dims, lookup.candidates.d_max
-        self.track_running_stats = True
+        self.track_running_stats, self.synchronised = True, False
         copies = n_fields if per_field else 1
         self.weights = nn.ParameterList(uniform_linear(copies, d, d_max, fan_in=d) for d in dims)
         rows = [(n, s) for n, c in enumerate(lookup.columns) for s in range(c.start, c.stop)]
@@ -175,10 +180,11 @@ class LinearMixture(nn.Module):
         block = self.lookup(ids).transpose(0, 1)  # [M, B, S]
         weight = torch.cat(list(self.weights), 1)  # the rows of all W_n: [M or 1, R, d_N], R = Σ d_n
         if self.training:
-            block, mu, cov = Centre.apply(block)
+            block, mu, cov = process_centre(block) if self.synchronised else Centre.apply(block)
             var = self.variances(cov, weight)
             if self.track_running_stats:
-                self.record(mu, var, weight, len(ids))
+                processes = torch.distributed.get_world_size() if self.synchronised else 1
+                self.record(mu, var, weight, len(ids) * processes)
         else:
             var = self.running_var
         scale = p.unsqueeze(2) * (var + self.eps).rsqrt()  # [M, N, d_N]
@@ -204,3 +210,81 @@ def make_mixture(
         zero = transformation == "zero-padding"
         return BranchMixture(lookup, ZeroPaddingBranches(lookup) if zero else LinearBranches(lookup, per_field))
     return ZeroPaddingMixture(lookup) if transformation == "zero-padding" else LinearMixture(lookup, per_field)
+
+# %% ../nbs/03_transform.ipynb #c09079af
+class ProcessMean(torch.autograd.Function):
+    """Mean of a tensor over all processes, the same in each; what flows back is averaged likewise."""
+
+    @staticmethod
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        total = x.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total)
+        return total / torch.distributed.get_world_size()
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: torch.Tensor) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    def backward(ctx, g: torch.Tensor) -> torch.Tensor:
+        return ProcessMean.apply(g)
+
+# %% ../nbs/03_transform.ipynb #ddbc5b49
+def of_each(x: torch.Tensor) -> torch.Tensor:
+    """A tensor of each of the R processes, stacked [R, ...], the same in all: the mean of what holds one's own alone."""
+    size = torch.distributed.get_world_size()
+    place = torch.zeros(size, *[1] * x.dim(), dtype=x.dtype, device=x.device)
+    place[torch.distributed.get_rank()] = size
+    return ProcessMean.apply(place * x)
+
+# %% ../nbs/03_transform.ipynb #2da8b935
+def process_centre(block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What `Centre` gives of a block [M, B, S], by mean and covariance of the rows of all processes."""
+    mu = ProcessMean.apply(block.mean(1, keepdim=True))
+    centred = block - mu
+    return centred, mu.detach(), ProcessMean.apply(centred.transpose(1, 2) @ centred / block.shape[1])
+
+# %% ../nbs/03_transform.ipynb #0e0201f0
+class SynchronisedBatchNorm(nn.BatchNorm1d):
+    """BatchNorm1d by mean and variance of the rows of all processes, of which each has as many: [B, C] or [B, C, L]."""
+
+    def record(self, mean: torch.Tensor, var: torch.Tensor, n: int) -> None:
+        """Update the running statistics from mean and variance [C] of n values a channel."""
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            momentum = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(var * (n / (n - 1)), momentum)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return super().forward(x)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # statistics of bfloat16 are in float32
+        rows, shape = [0, *range(2, x.dim())], [-1] + [1] * (x.dim() - 2)
+        variances, means = of_each(torch.stack(torch.var_mean(wide, rows, correction=0))).unbind(1)  # [R, C] each
+        mean = means.mean(0)
+        var = (variances + (means - mean).square()).mean(0)
+        if self.track_running_stats:
+            self.record(mean, var, x.numel() // x.shape[1] * torch.distributed.get_world_size())
+        y = (wide - mean.view(shape)) * (var + self.eps).rsqrt().view(shape)
+        if self.affine:
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        return y.to(x.dtype)
+
+# %% ../nbs/03_transform.ipynb #1e9cf7fa
+@contextmanager
+def synchronised(model: nn.Module) -> Iterator[None]:
+    """Within it, the model's BatchNorms and linear mixtures take their statistics over all processes."""
+    norms = [m for m in model.modules() if type(m) is nn.BatchNorm1d]
+    mixtures = [m for m in model.modules() if isinstance(m, LinearMixture)]
+    try:
+        for m in norms:
+            m.__class__ = SynchronisedBatchNorm  # the same weights, buffers and hooks; another forward
+        for m in mixtures:
+            m.synchronised = True
+        yield
+    finally:
+        for m in norms:
+            m.__class__ = nn.BatchNorm1d
+        for m in mixtures:
+            m.synchronised = False

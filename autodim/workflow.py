@@ -32,7 +32,7 @@ from .data import Buckets, Data, encode_table, vocabulary_to_dict
 from .inference import MARGIN, delong
 from .lookup import uniform_candidates
 from .metrics import Metrics, auc, logloss, predict, space
-from .models import DLRS, MLP, MakeBackbone
+from .models import ALONE, DLRS, MLP, MakeBackbone, Processes
 from .retrain import TrainConfig, retrain
 from .search import SearchConfig, SearchResult, search, supernet_auc
 from .storage import FileCheckpoint, key_of
@@ -232,11 +232,11 @@ def kept(folder: str | Path | None, name: str, *settings: object) -> FileCheckpo
 
 def find(
     prepared: Prepared, config: SearchConfig, network: Network = Network(), seed: int = 0,
-    folder: str | Path | None = None, progress: bool = True,
+    folder: str | Path | None = None, progress: bool = True, processes: Processes = ALONE,
 ) -> SearchResult:  # fmt: skip
-    """Search the dimensions; in a folder, gone on from where it was interrupted."""
+    """Search the dimensions; in a folder, gone on from where it was interrupted; with other processes, if there are."""
     checkpoint = kept(folder, "search", prepared.data.fingerprint, asdict(config), network, seed)
-    return search(prepared.data, config, seed, make_backbone=network.make(), progress=progress, checkpoint=checkpoint)
+    return search(prepared.data, config, seed, None, network.make(), progress, checkpoint, processes)
 
 # %% ../nbs/19_workflow.ipynb #ab4117e5
 def choose(
@@ -286,14 +286,14 @@ class Outcome:
 def train(
     prepared: Prepared, name: str, dims: Mapping[str, int], d_max: int, config: TrainConfig = TrainConfig(),
     network: Network = Network(), multiple: int = 1, seed: int = 0, folder: str | Path | None = None,
-    progress: bool = True,
+    progress: bool = True, processes: Processes = ALONE,
 ) -> Outcome:  # fmt: skip
     """Train a choice of dimensions (Algorithm 2), and read the test rows once; in a folder, it can be resumed."""
     data, widths = prepared.data, [dims[field] for field in prepared.data.fields]
     file = "train-" + "-".join(map(str, widths if len(set(widths)) > 1 else widths[:1]))
     file = file if len(file) < 60 else "train-" + key_of(widths)
     checkpoint = kept(folder, file, data.fingerprint, asdict(config), network, widths, seed)
-    fitted = retrain(data, widths, config, seed, network.make(), progress, checkpoint)
+    fitted = retrain(data, widths, config, seed, network.make(), progress, checkpoint, processes)
     scores = predict(fitted.model, data.test)
     test = Metrics(auc(scores, data.test.labels), logloss(scores, data.test.labels))
     parameters = sum(d * v for d, v in zip(widths, data.cardinalities))

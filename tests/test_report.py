@@ -101,7 +101,7 @@ def test_a_setting_of_each_row_by_json():
     (["planted"], [0], 1, "planted (synthetic): 1 run, 1 seed"),
     (["movielens-1m"] * 3, [0, 1, 1], 3, "movielens-1m (real ratings): 3 runs, 2 seeds"),
     (["movielens-1m"] * 3, [4, 4, 4], 145, "movielens-1m (real ratings): 3 of 145 planned runs, 1 seed"),
-    (["planted", "avazu"], [0, 0], 3, "avazu (real ratings), planted (synthetic): 2 of 3 planned runs, 1 seed"),
+    (["planted", "avazu"], [0, 0], 3, "avazu (real clicks), planted (synthetic): 2 of 3 planned runs, 1 seed"),
 ])
 def test_descriptions(datasets, seeds, planned, expected):
     assert describe(pd.DataFrame({"dataset": datasets, "seed": seeds}), planned) == expected
