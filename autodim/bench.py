@@ -154,8 +154,8 @@ def peak_memory(
         return pool.submit(grown_by, tuple(sizes), variant, tuple(dims), batch_size).result()
 
 # %% ../nbs/15_bench.ipynb #f87568fa
-CRITEO_SIZES = (1460, 583, 1_000_000, 500_000, 305, 24, 12_517, 633, 3, 93_145, 5683, 800_000, 3194, 27, 14_992, 600_000,
-                10, 5652, 2173, 4, 700_000, 18, 15, 286_181, 105, 142_572)  # fmt: skip
+CRITEO_SIZES = (1460, 583, 1_000_000, 500_000, 305, 24, 12_517, 633, 3, 93_145, 5683, 800_000, 3194, 27, 14_992,
+                600_000, 10, 5652, 2173, 4, 700_000, 18, 15, 286_181, 105, 142_572)  # fmt: skip
 
 
 def hex_digits(numbers: np.ndarray) -> pa.Array:

@@ -147,7 +147,7 @@ def size(text: str) -> int:
             return int(float(text[:-2]) * factor)
     return int(text)
 
-# %% ../nbs/24_cli.ipynb #8ed86c23
+# %% ../nbs/24_cli.ipynb #059b8ece
 Answer = tuple[dict[str, object], str]
 MANY = 1000  # values of a whole-number column, from which it may be a count and no name
 
@@ -169,7 +169,7 @@ def keep_run(prepared: Prepared, folder: Path, run: Mapping[str, object]) -> Non
         if key_in(folder) != run["key"]:
             write_json(folder / "run.json", run)
 
-
+# %% ../nbs/24_cli.ipynb #8ed86c23
 def prepare_whole(options: argparse.Namespace, settings: AutoDim, chosen: Mapping[str, object]) -> Prepared:
     """Prepare one table in memory, unless the run's folder has it."""
     folder, table = Path(options.run), Path(options.table[0]).expanduser()
@@ -472,7 +472,7 @@ def run_command(act: Callable[[argparse.Namespace], Answer], options: argparse.N
             found, text = act(options)
     except KeyboardInterrupt:
         code, problem = 130, "interrupted; give the same command again, and it goes on"
-    except (ValueError, OSError, ImportError, ProcessLost) as error:  # DataErrors are ValueErrors; an extra may be missing
+    except (ValueError, OSError, ImportError, ProcessLost) as error:  # a DataError is a ValueError
         code, problem = 1, str(error)
     else:
         if options.processes.rank == 0:

@@ -318,7 +318,7 @@ def parallel(model: nn.Module, processes: Processes, apart: Sequence[nn.Paramete
     if processes.size == 1:
         return model
     if torch.distributed.get_backend() == "nccl" and any(getattr(m, "sparse", False) for m in model.modules()):
-        raise ValueError("sparse=True on several GPUs: NCCL cannot add sparse gradients; leave it out or use one process")
+        raise ValueError("sparse=True on several GPUs: NCCL adds no sparse gradients; leave it out or use one process")
     for q in apart:
         q.requires_grad_(False)  # what needs no gradient when it is wrapped is left alone
     wrapped = DistributedDataParallel(model)

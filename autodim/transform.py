@@ -231,7 +231,7 @@ class ProcessMean(torch.autograd.Function):
 
 # %% ../nbs/03_transform.ipynb #ddbc5b49
 def of_each(x: torch.Tensor) -> torch.Tensor:
-    """A tensor of each of the R processes, stacked [R, ...], the same in all: the mean of what holds one's own alone."""
+    """A tensor of each of the R processes, stacked [R, ...], equal in all: a mean of what holds one's own alone."""
     size = torch.distributed.get_world_size()
     place = torch.zeros(size, *[1] * x.dim(), dtype=x.dtype, device=x.device)
     place[torch.distributed.get_rank()] = size
