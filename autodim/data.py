@@ -269,7 +269,7 @@ def lots(seed: int, start: int, n: int) -> np.ndarray:
     """Two uniform numbers in [0, 1) for each of the rows start, ..., start + n - 1 of a table: float64 [2, n]."""
     first = start // LOTS
     blocks = range(first, max(first, (start + n - 1) // LOTS) + 1)
-    draws = [np.random.default_rng([seed, block]).random((2, LOTS)) for block in blocks]
+    draws = [np.random.default_rng([LOTS, seed, block]).random((2, LOTS)) for block in blocks]  # nobody else's seeds
     return np.concatenate(draws, axis=1)[:, start - first * LOTS:][:, :n]
 
 
@@ -481,7 +481,8 @@ def disk_batches(part: DiskPart, batch_size: int, generator: torch.Generator, dr
             group = Part(torch.cat([rest.ids, group.ids]), torch.cat([rest.labels, group.labels]))
             rows = torch.randperm(len(group.labels), generator=generator)
             whole = len(rows) - len(rows) % batch_size
-            for chosen in rows[:whole].split(batch_size):
+            for start in range(0, whole, batch_size):
+                chosen = rows[start : start + batch_size]
                 yield Part(group.ids.index_select(0, chosen), group.labels.index_select(0, chosen))
             rest = Part(group.ids[rows[whole:]], group.labels[rows[whole:]])
     if len(rest.labels) and not drop_last:

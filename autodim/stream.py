@@ -101,8 +101,8 @@ def marks_of(content: bytes, separator: str) -> np.ndarray:
     if np.isin(before, list(f'{separator}\r\n"'.encode())).all():  # the usual case: all that open stand at a start
         return marks
     quotations = re.compile(rb'(?:\A|[\r\n' + re.escape(separator).encode() + rb'])("[^"]*(?:""[^"]*)*)("|\Z)')
-    return np.array([place for found in quotations.finditer(content)
-                     for place in ((found.start(1), found.start(2)) if found[2] else (found.start(1),))], dtype=np.int64)
+    pairs = [(found.start(1), found.start(2))[: 2 if found[2] else 1] for found in quotations.finditer(content)]
+    return np.array([place for pair in pairs for place in pair], dtype=np.int64)
 
 
 def line_ends(content: bytes, layout: Layout) -> np.ndarray:
@@ -205,7 +205,7 @@ def undecodable(content: bytes) -> BadRow:
                                   "encoding")
     return BadRow(0, "cannot be read")
 
-
+# %% ../nbs/10_stream.ipynb #d50946fc
 def parse(content: bytes, layout: Layout, columns: Sequence[str], wanted: Sequence[str]) -> list[pa.DictionaryArray]:
     """The wanted columns of a chunk of whole lines, each as its distinct values and their numbers.
 
@@ -232,7 +232,7 @@ def parse(content: bytes, layout: Layout, columns: Sequence[str], wanted: Sequen
         raise undecodable(content) from None
     return [column.combine_chunks() for column in table.itercolumns()]
 
-
+# %% ../nbs/10_stream.ipynb #6b41f2b7
 class Dictionary:
     """Numbers the distinct values of a column, 0, 1, ..., as they come; a missing value is -1."""
 
@@ -305,7 +305,7 @@ def end_of_header(content: bytes, layout: Layout) -> int:
     ends = line_ends(content, layout)
     return int(ends[ends > start][0]) if start < len(content) else 0
 
-
+# %% ../nbs/10_stream.ipynb #bdf8a699
 def not_told(read: int) -> None:
     """Of this progress nobody is told."""
 
@@ -327,8 +327,9 @@ def columns_of(path: Path, batch: pa.RecordBatch, wanted: Sequence[str]) -> list
                 column = pa_compute.if_else(pa_compute.is_nan(column), None, column)
             made.append(column.cast(pa.string()).dictionary_encode())
         except pa.ArrowException as error:
-            raise DataError(f"{path}: column {name!r} is of type {column.type} ({str(error).splitlines()[0]}); leave it "
-                            "out, or write it as text") from None
+            reason = str(error).splitlines()[0]
+            raise DataError(f"{path}: column {name!r} is of type {column.type} ({reason}); leave it out, or write it "
+                            "as text") from None
     return made
 
 # %% ../nbs/10_stream.ipynb #9e547ca7
@@ -416,9 +417,10 @@ class Codes:
         return np.cumsum([0, *(sum(portion.blocks) for portion in self.portions)])[:-1].tolist()
 
     def values(self, name: str) -> tuple[pl.Series, list[np.ndarray]]:
-        """The distinct values of a column in all files, as text [D], and for each portion where its own are among them."""
+        """The distinct values of a column in all files, as text [D]; for each portion where its own are among them."""
         c = self.names.index(name)
-        found = [pl.read_parquet(portion.folder / f"values-{c}.parquet", glob=False)["value"] for portion in self.portions]
+        paths = [portion.folder / f"values-{c}.parquet" for portion in self.portions]
+        found = [pl.read_parquet(path, glob=False)["value"] for path in paths]
         if len(found) == 1:
             return found[0], [np.arange(len(found[0]))]
         dictionary = Dictionary()
@@ -438,13 +440,13 @@ def blocks_of(portion: Portion, columns: int) -> Iterator[np.ndarray]:
         for n in portion.blocks:
             yield np.fromfile(file, np.int32, columns * n).reshape(columns, n)
 
-
+# %% ../nbs/10_stream.ipynb #2aa90c14
 def read_files(
     files: Sequence[Path], layout: Layout, wanted: Sequence[str], folder: Path, workers: int = 1, progress: bool = True
 ) -> Codes:
     """Read files, one after another or in `workers` processes, into a scratch folder.
 
-    On a cluster: call it within `joblib.parallel_config(backend="dask")`; all machines must see the files and the folder.
+    On a cluster: call it within `joblib.parallel_config(backend="dask")`; all machines must see files and folder.
 
     Raises:
         DataError: a file is missing or cannot be read whole, or lacks a wanted column.
@@ -511,8 +513,8 @@ def typed(name: str, values: pl.Series, rule: Rule) -> pd.Series:
     made = as_kind(values, rule.kind)
     wrong = values.filter(made.is_null() & values.is_not_null())
     if len(wrong):
-        raise DataError(f"column {name!r}: {wrong[0]!r} is no {rule.kind} value, as the others are (in all {len(wrong)} "
-                        "such values); make it missing, or take the column as it is")
+        raise DataError(f"column {name!r}: {wrong[0]!r} is no {rule.kind} value, as the others are ({len(wrong)} such "
+                        "values in all); make it missing, or take the column as it is")
     kinds = {"whole": "Int64", "number": "float64"}
     return pd.Series([*made.to_list(), None], name=name, dtype=kinds.get(rule.kind, "object"))
 
@@ -672,7 +674,7 @@ def check_kind(codes: Codes, name: str, rule: Rule) -> None:
         raise DataError(f"{row}: column {name!r}: {values[number]!r} is no {rule.kind} value, as others are (in all "
                         f"{wrong.sum():,} such values); make it missing, or take the column as it is")
 
-
+# %% ../nbs/10_stream.ipynb #53b3f025
 def count_column(codes: Codes, name: str) -> np.ndarray:
     """In how many rows each distinct value of a column stands, and the missing one: int64 [D + 1]."""
     values, places = codes.values(name)
@@ -730,7 +732,7 @@ class Preparation:
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     about: Mapping[str, object] | None = None
 
-
+# %% ../nbs/10_stream.ipynb #afb6290e
 def each_portion(work: Callable, calls: Sequence[tuple], rows: Sequence[int], title: str, workers: int,
                  progress: bool) -> list:  # fmt: skip
     """`work` on the arguments of each portion, in `workers` processes if more than one, with a bar of rows."""
@@ -764,11 +766,11 @@ def settle_fields(
                 tables[k][c] = table[place]
     return tables, cardinalities
 
-
+# %% ../nbs/10_stream.ipynb #99212e06
 def write_prepared(
     codes: Codes, plan: Preparation, folder: Path, workers: int = 1, progress: bool = True
 ) -> dict[str, object]:
-    """Count and write all rows: the arrays and vocabularies of a prepared folder; returns what its manifest says of them.
+    """Count and write all rows: arrays and vocabularies of a prepared folder; returns what its manifest says of them.
 
     Raises:
         DataError: the label is bad, or a part has rows of one class alone.
@@ -851,10 +853,11 @@ FILES = {"manifest.json", "vocabularies.jsonl", *(f"{part}-{what}.npy" for part 
 def check_place(folder: Path) -> None:
     """Raises DataError if a folder, or file, that is there is no prepared folder, so that it must not be replaced."""
     if folder.exists():
-        others = [path.name for path in folder.iterdir() if path.name not in FILES] if folder.is_dir() else [folder.name]
+        inside = [path.name for path in folder.iterdir()] if folder.is_dir() else [folder.name]
+        others = [name for name in inside if name not in FILES]
         if others:
-            raise DataError(f"{folder} is no prepared folder, it holds {others[0]!r}, and is not replaced: choose another "
-                            "folder, or delete it")
+            raise DataError(f"{folder} is no prepared folder, it holds {others[0]!r}, and is not replaced: choose "
+                            "another folder, or delete it")
 
 
 def sweep(folder: Path) -> None:
@@ -904,7 +907,8 @@ def prepare_files(
     folder, files = Path(folder).expanduser().resolve(), [Path(path) for path in files]
     for path in files:
         check_file(path)
-    sources = [{"file": path.name, "bytes": s.st_size, "changed": s.st_mtime_ns} for path in files for s in [path.stat()]]
+    stats = [(path.name, path.stat()) for path in files]
+    sources = [{"file": name, "bytes": s.st_size, "changed": s.st_mtime_ns} for name, s in stats]
     key = hashlib.sha256(json.dumps([FORMAT, list(wanted), list(layout), settings, sources]).encode()).hexdigest()[:16]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -946,7 +950,7 @@ class ClickLog(NamedTuple):
     rows: int
     get: str
 
-
+# %% ../nbs/10_stream.ipynb #242a4733
 AVAZU = ("hour", "C1", "banner_pos", "site_id", "site_domain", "site_category", "app_id", "app_domain", "app_category",
          "device_id", "device_ip", "device_model", "device_type", "device_conn_type",
          *(f"C{k}" for k in range(14, 22)))  # fmt: skip
@@ -962,13 +966,14 @@ CLICK_LOGS = {
 }  # fmt: skip
 CLICK_LOGS |= {
     "avazu-sample": CLICK_LOGS["avazu"]._replace(
-        files=("avazu/train_first8999.csv",), rows=8_999, get="put the header and the first 8,999 rows of train.csv there"),
+        files=("avazu/train_first8999.csv",), rows=8_999,
+        get="put the header and the first 8,999 rows of train.csv there"),
     "criteo-sample": CLICK_LOGS["criteo"]._replace(
         files=("criteo/criteo_80k.csv",), layout=Layout(), rows=80_000,
         get="put the first 80,000 rows of train.txt there, with commas and a header"),
 }
 
-
+# %% ../nbs/10_stream.ipynb #14882e7a
 def find_log(dataset: str, data_dir: str | Path | None = None) -> Path:
     """The file of a click log below `data_dir`, else AUTODIM_DATA, else data/.
 
@@ -1013,5 +1018,5 @@ def load_log(
     settings = {**asdict(plan), "path": str(path.resolve())}
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
     place = find_root() / Path(os.environ.get("AUTODIM_CACHE") or ".cache/autodim").expanduser()
-    return prepare_files([path], log.layout, (log.label, *rules), checked, settings, place / f"{dataset}-{key}", workers,
-                         progress)
+    folder = place / f"{dataset}-{key}"
+    return prepare_files([path], log.layout, (log.label, *rules), checked, settings, folder, workers, progress)

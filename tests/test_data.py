@@ -8,10 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
+import autodim.data as data_module
 from autodim.data import (
-    DataError, Part, Split, Vocabulary, batches, chronological_split, criteo_buckets, downsample_negatives,
-    encode_table, fit_vocabulary, quantile_edges, random_split, vocabulary_from_dict, vocabulary_to_dict,
+    DataError, DiskPart, Part, Split, Vocabulary, batches, chronological_split, criteo_buckets, downsample_negatives,
+    encode_table, fit_vocabulary, lots, part_of, quantile_edges, random_split, scattered_split, vocabulary_from_dict,
+    vocabulary_to_dict,
 )  # fmt: skip
 
 
@@ -299,16 +302,90 @@ def test_chronological_split_never_trains_on_later_rows():
 def test_downsampling_keeps_positives_and_draws_negatives_evenly(rate):
     labels = np.zeros(300, dtype=int)
     labels[::10] = 1
-    drawn = np.zeros(300)
+    drawn, chance = np.zeros(300), 30 * (1 - rate) / rate / 270
     for seed in range(400):
         rows = downsample_negatives(labels, rate, seed)
         assert len(set(rows.tolist())) == len(rows) and labels[rows].sum() == 30
-        assert abs(labels[rows].mean() - rate) < 0.01
         drawn[rows] += 1
     share = drawn[labels == 0] / 400
-    expected = 30 * (1 - rate) / rate / 270
-    assert abs(share.mean() - expected) < 0.002
-    assert np.abs(share - expected).max() < 5 * math.sqrt(expected * (1 - expected) / 400)
+    assert abs(share.mean() - chance) < 4 * math.sqrt(chance * (1 - chance) / (400 * 270))
+    assert np.abs(share - chance).max() < 5 * math.sqrt(chance * (1 - chance) / 400)
+
+
+@pytest.mark.parametrize("start,n", [(0, 0), (0, 1), (65_535, 2), (65_536, 65_536), (100_000, 70_000), (131_071, 1)])
+def test_lots_of_rows_are_their_own(start, n):
+    assert np.array_equal(lots(3, start, n), lots(3, 0, 200_000)[:, start : start + n])
+    assert n < 2 or not np.array_equal(lots(3, start, n), lots(4, start, n))
+
+
+def test_lots_are_uniform_and_split_and_stay_are_independent():
+    split, stays = lots(0, 0, 200_000)
+    for lot in (split, stays, split[:65_536], split[65_536:131_072]):
+        assert stats.kstest(lot, "uniform").pvalue > 1e-3
+    counts = np.histogram2d(split, stays, bins=10)[0]
+    assert stats.chisquare(counts.ravel()).pvalue > 1e-3
+    assert abs(np.corrcoef(split[:-1], split[1:])[0, 1]) < 0.01
+    for other in (np.random.default_rng(0), np.random.default_rng([0, 0]), np.random.default_rng([0, 1])):
+        assert abs(np.corrcoef(other.random(1000), split[:1000])[0, 1]) < 0.15  # not the draws of everybody's seed 0
+
+
+def test_parts_by_lot_at_the_boundaries():
+    lot = np.array([0.0, np.nextafter(0.8, 0), 0.8, 0.85, np.nextafter(0.9, 0), 0.95])
+    assert part_of(lot, (0.8, 0.1, 0.1)).tolist()[:3] == [0, 0, 1]
+    assert part_of(np.array([0.25, 0.5, 0.75]), (0.25, 0.25, 0.5)).tolist() == [1, 2, 2]
+    split = scattered_split(10_000, 1)
+    assert sorted(np.concatenate(split).tolist()) == list(range(10_000))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_counted_values_equal_repeated_ones(seed):
+    rng = np.random.default_rng(seed)
+    values, counts = rng.permutation(50)[:20] / 4 - 3, rng.integers(0, 6, 20)
+    values[rng.integers(20)] = np.nan
+    repeated = np.repeat(values, counts)
+    for q in (2, 3, 7, 20):
+        assert quantile_edges(values, q, counts) == quantile_edges(repeated, q)
+    for buckets in (None, "criteo", 5):
+        one = fit_vocabulary(pd.Series(values, name="x"), 3, buckets, counts)
+        other = fit_vocabulary(pd.Series(repeated, name="x"), 3, buckets)
+        assert vocabulary_to_dict(one) == vocabulary_to_dict(other)
+
+
+@pytest.mark.parametrize("block,buffer,size", [(3, 2, 4), (1, 1, 1), (100, 5, 7), (7, 3, 50), (2, 100, 10)])
+def test_a_part_on_disk_gives_each_row_once(block, buffer, size):
+    n = 53
+    ids = torch.arange(2 * n, dtype=torch.int32).view(n, 2)
+    part = DiskPart(ids, torch.arange(n).float(), block, buffer)
+    for drop_last in (False, True):
+        seen = list(batches(part, size, torch.Generator().manual_seed(1), drop_last))
+        rows = [int(v) for b in seen for v in b.labels]
+        assert [len(b.labels) for b in seen[:-1]] == [size] * (len(seen) - 1)
+        assert len(set(rows)) == len(rows) == (n - n % size if drop_last else n)
+        assert [v for b in seen for v in b.ids.tolist()] == [[2 * r, 2 * r + 1] for r in rows]
+        again = batches(part, size, torch.Generator().manual_seed(1), drop_last)
+        assert [int(v) for b in again for v in b.labels] == rows
+        groups = [{r // block for r in rows[k : k + block * buffer]} for k in range(0, len(rows), block * buffer)]
+        assert size > block * buffer or all(len(blocks) <= 2 * buffer + 1 for blocks in groups)  # from few places
+    generator = torch.Generator().manual_seed(1)
+    first, second = ([int(v) for b in batches(part, size, generator) for v in b.labels] for _ in range(2))
+    assert first != second
+
+
+def test_a_reader_that_fails_is_heard_and_one_may_stop_early(monkeypatch):
+    part = DiskPart(torch.zeros(40, 1, dtype=torch.int32), torch.zeros(40), block=2, buffer=2)
+    for _ in batches(part, 3, torch.Generator()):
+        break
+    real, calls = data_module.read_group, []
+
+    def failing(part, blocks):
+        calls.append(blocks)
+        if len(calls) == 3:
+            raise OSError("the disk is gone")
+        return real(part, blocks)
+
+    monkeypatch.setattr(data_module, "read_group", failing)
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(batches(part, 3, torch.Generator()))
 
 
 @pytest.mark.parametrize("batch_size,drop_last,sizes", [(4, False, [4, 4, 3]), (4, True, [4, 4]), (20, False, [11]),

@@ -856,7 +856,7 @@ tell(wait(*fork(lambda: prepare(folder, 3000))))
 for limit in (100, 300, 800, 1500, 3000, 8000, 15000, 20000, 24000, 30000, 36000, 40000):
     tell(limit, wait(*fork(lambda: prepare(folder), limit)), left(), seen())
 ''', files, tmp_path / "made")
-    assert told[0] == ["made", other]
+    assert told[0] == [["made", other]]
     failed = [(limit, said, parts, found) for limit, said, parts, found in told[1:] if said[0] != "made"]
     assert 8 <= len(failed) < len(told) - 1
     for limit, said, parts, found in failed:
