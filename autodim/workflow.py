@@ -28,7 +28,7 @@ import torch
 from . import __version__
 from .baselines import uniform_dims
 from .budget import budget_parameters, dims_within, padded_bytes, space_curve
-from .data import Buckets, Data, encode_table, vocabulary_to_dict
+from .data import Buckets, Data, DataError, encode_table, vocabulary_to_dict
 from .inference import MARGIN, delong
 from .lookup import uniform_candidates
 from .metrics import Metrics, auc, logloss, predict, space

@@ -394,3 +394,59 @@ def test_a_missing_extra_is_one_line(trained, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     code, out, err = call("export", trained, "--to", tmp_path, "--format", "onnx")
     assert code == 1 and out == "" and err.startswith("autodim: error: ") and "onnx" in err and len(err.splitlines()) == 1
+
+
+# ---------------------------------------------------------------- of any size, in several processes
+
+def test_a_stream_in_two_files_is_prepared_searched_trained_and_exported(tmp_path):
+    write_clicks(tmp_path / "a.csv", 400, 1), write_clicks(tmp_path / "b.csv", 300, 2)
+    run, tables = tmp_path / "run", [tmp_path / "a.csv", tmp_path / "b.csv"]
+    code, out, err = call("prepare", *tables, "--label", "click", "--stream", "--run", run, "--json", "--quiet")
+    found = json.loads(out)
+    assert code == 0 and sum(found["rows"].values()) == 700 and found["numerical"] == ["price"], err
+    assert call("search", run, *SEARCH, "--sparse")[0] == 0
+    assert call("train", run, *TRAIN, "--no-rivals")[0] == 0
+    assert load(run / "model").record_["settings"]["sparse"] is True
+    assert call("export", run, "--format", "torchrec")[0] == 0 and call("report", run)[0] == 0
+    before = (run / "table" / "manifest.json").stat().st_mtime_ns
+    assert call("prepare", *tables, "--label", "click", "--stream", "--run", run, "--quiet")[0] == 0
+    assert (run / "table" / "manifest.json").stat().st_mtime_ns == before  # it was there already
+    shutil.rmtree(run / "table")
+    code, out, err = call("train", run, *TRAIN)
+    assert code == 1 and "table is missing or damaged: give `autodim prepare` again" in err
+
+
+@pytest.mark.parametrize("options,message", [
+    ([], "2 files: several files of one table are read with --stream"),
+    (["--stream", "--time", "item"], "--time does not go with --stream"),
+])
+def test_options_that_do_not_go_with_a_stream(options, message, tmp_path):
+    write_clicks(tmp_path / "a.csv", 50, 1), write_clicks(tmp_path / "b.csv", 50, 2)
+    code, out, err = call("prepare", tmp_path / "a.csv", tmp_path / "b.csv", "--label", "click", "--run", tmp_path / "run",
+                          *options)
+    assert code == 1 and message in err and not (tmp_path / "run").exists()
+
+
+def test_two_processes_search_and_train_as_one(tmp_path):
+    """By torchrun, without dropout: the same dimensions, and test AUCs that differ by rounding."""
+    table = write_clicks(tmp_path / "clicks.csv", 1000)
+    assert call("prepare", table, "--label", "click", "--run", tmp_path / "one")[0] == 0
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    search, train = [*SEARCH, "--dropout", "0", "--json"], [*TRAIN, "--no-rivals", "--json"]
+    code = "import sys; from autodim.cli import main; sys.exit(main())"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python",
+                sys.executable, "-c", code]
+    found = {"one": [], "two": []}
+    for command, options in (("search", search), ("train", train)):
+        out = call(command, tmp_path / "one", *options)[1]
+        found["one"].append(json.loads(out))
+        done = subprocess.run([*torchrun, command, tmp_path / "two", *options], capture_output=True, text=True, timeout=120,
+                              env=os.environ | {"OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr
+        found["two"].append(json.loads(done.stdout))  # printed once
+    (one, one_trained), (two, two_trained) = found["one"], found["two"]
+    assert one["dims"] == two["dims"]
+    aucs = [trained["outcomes"][0]["test_auc"] for trained in (one_trained, two_trained)]
+    assert aucs[0] == pytest.approx(aucs[1], abs=0.02)  # of 100 rows; 23_processes compares weights
+    done = subprocess.run([*torchrun, "report", tmp_path / "two"], capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0 and "start this command without torchrun" in done.stderr

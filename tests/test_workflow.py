@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import warnings
 from collections import Counter
 from dataclasses import replace
@@ -18,16 +19,17 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
 from autodim import retrain, search, storage, tables, workflow
-from autodim.data import DataError
+from autodim.data import DataError, encode_table, scattered_split
 from autodim.inference import delong
 from autodim.models import DLRS, MLP
 from autodim.retrain import TrainConfig
 from autodim.search import SearchConfig, supernet_auc
+from autodim.stream import open_prepared
 from autodim.storage import FileCheckpoint, Trained, load_trained, save_trained
 from autodim.tables import encode_rows
 from autodim.workflow import (
-    Network, Outcome, auc_space_curve, choose, differences, find, in_words, make_record, outcome_record, prepare,
-    rivals, train,
+    Network, Outcome, auc_space_curve, choose, differences, find, in_words, make_record, open_stream, outcome_record,
+    prepare, prepare_stream, rivals, train,
 )  # fmt: skip
 
 N = 300
@@ -728,3 +730,96 @@ def test_a_record_is_plain_json_and_its_numbers_are_those_of_its_parts(alone, pr
 
 def aucs_agree(labels, outcomes) -> bool:
     return np.allclose(delong(labels, [o.scores for o in outcomes])[0], [o.test.auc for o in outcomes], atol=1e-9)
+
+
+# ---------------------------------------------------------------- of any size
+
+def odd_table(seed: int) -> pd.DataFrame:
+    """Columns of every kind that a reader of text knows, with missing values, and some that say nothing."""
+    rng = np.random.default_rng(1000 + seed)
+
+    def holes(values):
+        return pd.Series(values).astype(object).where(rng.random(N) < rng.choice([1.0, 0.9]), None)
+
+    return pd.DataFrame({
+        "word": holes(rng.choice(["a", "b", 'c "quoted", x', "ü", "two\nlines"], N)),
+        "count": holes(rng.integers(-3, 12, N)),
+        "price": holes(np.round(rng.gamma(2, 3, N), 2)),
+        "whole": holes(rng.integers(0, 5, N).astype(float)),
+        "truth": holes(rng.choice([True, False], N)),
+        "mixed": holes(rng.choice(["1", "2.5", "x"], N)),
+        "padded": holes(rng.choice(["007", "7", "08"], N)),
+        "long": holes(rng.choice([2**60 + 1, 2**60 + 2, 5], N)),
+        "day": pd.date_range("2024-01-01", periods=N).astype(str),
+        "id": [f"row {i}" for i in range(N)],
+        "number": rng.permutation(N),
+        "same": "x",
+        "none": None,
+        "label": rng.choice(["yes", "no"], N, p=[0.4, 0.6]),
+    })
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".csv.gz", ".parquet"])
+def test_a_stream_is_recognised_and_encoded_as_a_table_in_memory(seed, ending, tmp_path):
+    path, frame = tmp_path / f"t{ending}", odd_table(seed)
+    if ending == ".parquet":
+        frame = frame.assign(count=frame["count"].astype("Int64"), price=frame.price.astype(float),
+                             whole=frame.whole.astype(float), truth=frame.truth.astype("boolean"),
+                             long=frame.long.astype("Int64"), day=pd.to_datetime(frame.day))
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, index=False, sep="\t" if ending == ".tsv" else ",")
+    options = [{}, {"categorical": ["number", "day", "price"]}, {"numerical": {"count": "criteo", "number": 7}},
+               {"exclude": ["word", "id"], "min_count": 4}][seed]
+    whole = tables.read_table(path)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        streamed = prepare_stream([path], tmp_path / "made", "label", progress=False, seed=3, **options)
+        expected = prepare(whole, "label", **options)
+    messages = [str(w.message) for w in told if "left out" in str(w.message)]
+    assert len(messages) == 2 and messages[0] == messages[1]
+    assert streamed.schema == expected.schema and streamed.classes.tolist() == expected.classes.tolist() == ["no", "yes"]
+    labels = (whole.label == "yes").astype(int)
+    named = {name: whole[name].astype("category") for name in options.get("categorical", [])}
+    own = encode_table(whole.assign(**named)[list(expected.schema.fields)].assign(label=labels), scattered_split(N, 3), "label",
+                       min_count=options.get("min_count", 2), buckets=expected.schema.buckets)  # fmt: skip
+    for part in ("train", "val", "test"):
+        assert getattr(streamed.data, part).ids.equal(getattr(own, part).ids), part
+        assert getattr(streamed.data, part).labels.equal(getattr(own, part).labels), part
+    for one, other in zip(streamed.data.vocabularies, own.vocabularies):
+        assert one.values.tolist() == other.values.tolist() and one.missing_id == other.missing_id, one.name
+    again = encode_rows(whole, streamed.data.vocabularies)[torch.from_numpy(scattered_split(N, 3).test)]
+    assert again.equal(streamed.data.test.ids)  # new rows, by the vocabularies alone
+
+
+def test_a_streamed_table_is_searched_and_trained_and_opened_again(tmp_path):
+    table(3).to_csv(tmp_path / "t.csv", index=False)
+    prepared = prepare_stream([tmp_path / "t.csv"], tmp_path / "made", "click", progress=False)
+    again = open_stream(tmp_path / "made")
+    assert again.schema == prepared.schema and again.data.fingerprint == prepared.data.fingerprint
+    mapped = replace(prepared, data=open_prepared(tmp_path / "made", in_memory=False))
+    found = find(mapped, SEARCH, NETWORK, progress=False)
+    outcome = train(mapped, "AutoDim", found.dims, 4, TRAIN, NETWORK, progress=False)
+    scores, labels = outcome.scores, prepared.data.test.labels
+    assert outcome.test.auc == pytest.approx(roc_auc_score(labels, scores), abs=1e-9)
+
+
+def test_streams_that_cannot_be_prepared(tmp_path):
+    table().to_csv(tmp_path / "t.csv", index=False)
+    table().to_csv(tmp_path / "t.tsv", index=False, sep="\t")
+    table().assign(click=0).to_csv(tmp_path / "same.csv", index=False)
+    table().assign(click=np.arange(N) % 3).to_csv(tmp_path / "three.csv", index=False)
+    table().assign(click=S(np.arange(N) % 2).astype(object).where(np.arange(N) != 7, None)).to_csv(
+        tmp_path / "hole.csv", index=False)
+    for files, options, message in (
+        (["t.csv", "t.tsv"], {}, "expected names that all end in one of"), (["t.txt"], {}, "expected names that all end"),
+        (["no.csv"], {}, "no such file"), (["t.csv"], {"label": "clack"}, "label: column 'clack' is not in the table"),
+        (["t.csv"], {"exclude": ["x"]}, "exclude: column 'x' is not in the table"),
+        (["t.csv"], {"numerical": {"land": 5}}, "column 'land'"), (["same.csv"], {}, "has one class"),
+        (["three.csv"], {}, "has 3 distinct values"), (["hole.csv"], {}, "row 7 (counted from 0): label 'click': missing"),
+    ):  # fmt: skip
+        paths = [tmp_path / name for name in files]
+        with pytest.raises(DataError, match=re.escape(message)):
+            prepare_stream(paths, tmp_path / "made", **{"label": "click", "progress": False} | options)
+        assert not (tmp_path / "made").exists() and not [p for p in tmp_path.iterdir() if ".part-" in p.name]
