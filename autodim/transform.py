@@ -261,15 +261,16 @@ class SynchronisedBatchNorm(nn.BatchNorm1d):
             return super().forward(x)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))  # statistics of bfloat16 are in float32
         rows, shape = [0, *range(2, x.dim())], [-1] + [1] * (x.dim() - 2)
-        variances, means = of_each(torch.stack(torch.var_mean(wide, rows, correction=0))).unbind(1)  # [R, C] each
+        own = wide.mean(rows)
+        centred = wide - own.view(shape)
+        variances, means = of_each(torch.stack([centred.square().mean(rows), own])).unbind(1)  # [R, C] each
         mean = means.mean(0)
         var = (variances + (means - mean).square()).mean(0)
         if self.track_running_stats:
             self.record(mean, var, x.numel() // x.shape[1] * torch.distributed.get_world_size())
-        y = (wide - mean.view(shape)) * (var + self.eps).rsqrt().view(shape)
-        if self.affine:
-            y = y * self.weight.view(shape) + self.bias.view(shape)
-        return y.to(x.dtype)
+        scale = (var + self.eps).rsqrt() * (self.weight if self.affine else 1)
+        shift = (own - mean) * scale + (self.bias if self.affine else 0)
+        return torch.addcmul(shift.view(shape), centred, scale.view(shape)).to(x.dtype)
 
 # %% ../nbs/03_transform.ipynb #1e9cf7fa
 @contextmanager

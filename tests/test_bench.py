@@ -1,11 +1,15 @@
 """The bench: memory against arithmetic, steps that do what they say, medians and percentiles by hand."""
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 import autodim.bench as bench
-from autodim.bench import peak_memory, random_data, ratio, search_steps, take_turns, training_steps
+from autodim.bench import (
+    measured, peak_memory, random_data, ratio, search_steps, synthetic_log, take_turns, training_steps,
+)  # fmt: skip
 from autodim.search import SearchConfig, Searcher
 
 
@@ -61,3 +65,26 @@ def test_training_steps_train(monkeypatch):
     run = training_steps(random_data((3, 4), 40), (2, 2), batch_size=40, steps=40)
     run()
     assert len(losses) == 40 and torch.stack(losses[-5:]).mean() < torch.stack(losses[:5]).mean()
+
+
+def test_a_synthetic_log_has_criteos_shape_and_something_to_learn(tmp_path):
+    names = synthetic_log(tmp_path / "log.txt", 120_000, numbers=3, sizes=(7, 900, 50_000))
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    rows = [line.split("\t") for line in lines]
+    assert names == ("label", "I1", "I2", "I3", "C1", "C2", "C3") and len(rows) == 120_000
+    assert all(len(row) == 7 and row[0] in "01" for row in rows)
+    frame = pd.DataFrame(rows, columns=names)
+    assert [round((frame[c] == "").mean(), 2) for c in names[1:4]] == [0.0, 0.05, 0.1]
+    assert [frame[c].nunique() for c in names[4:6]] == [7, 900] and 10_000 < frame.C3.nunique() <= 50_000
+    assert frame.C3.str.fullmatch("[0-9a-f]{8}").all()
+    rates = frame.assign(label=frame.label.astype(int)).groupby("C1").label.mean()
+    assert rates.max() - rates.min() > 0.05
+    synthetic_log(tmp_path / "shorter.txt", 100_000, numbers=3, sizes=(7, 900, 50_000))
+    assert (tmp_path / "shorter.txt").read_text().splitlines() == lines[:100_000]  # a longer log begins with a shorter
+
+
+def test_measured_is_of_a_process_of_its_own():
+    ballast = np.ones(60_000_000)  # 480 MB, resident
+    little, much = measured(time.sleep, 0.3), measured(np.ones, 40_000_000)
+    assert 0.3 <= little["seconds"] < 1 and little["peak_mib"] < 700
+    assert 290 < much["peak_mib"] - little["peak_mib"] < 400 and ballast[-1] == 1  # 305 MiB of float64
