@@ -53,7 +53,7 @@ from autodim.data import (
 from .datasets import check_drop
 
 # %% ../nbs/10_stream.ipynb #b596003c
-CHUNK = 16 << 20  # bytes of text that are parsed at once
+CHUNK = 8 << 20  # bytes of text that are parsed at once
 
 
 class Layout(NamedTuple):
@@ -461,7 +461,7 @@ def read_files(
     size = sum(path.stat().st_size for path in files)
     with tqdm(total=size, desc="read", unit="B", unit_scale=True, disable=not progress, leave=False) as bar:
         if workers == 1:
-            threads = os.cpu_count() or 1
+            threads = (os.cpu_count() or 1) + 1  # one of them waits for the disk or for Python
             portions = [read_portion(path, layout, wanted, folder / str(k), bar.update, threads)
                         for k, path in enumerate(files)]
         else:
@@ -528,14 +528,17 @@ def settle(
         values: the distinct values, as text [D].
         counts: training rows of each, and of missing values, int64 [D + 1].
     """
-    numbers = np.arange(len(values) + 1)
-    if rule == Rule():
-        numbers = np.append(np.flatnonzero(counts[:-1] >= max(min_count, 1)), len(values))
-    column = typed(name, values[numbers[:-1]], rule)
-    vocabulary = fit_vocabulary(column, min_count, rule.buckets, counts[numbers])
+    if rule != Rule():
+        column = typed(name, values, rule)
+        vocabulary = fit_vocabulary(column, min_count, rule.buckets, counts)
+        return vocabulary, vocabulary.encode(column).astype(np.int32)
+    often = counts >= max(min_count, 1)
+    numbers = np.flatnonzero(often[:-1])
+    numbers = numbers[values[numbers].arg_sort().to_numpy()]  # in the order of the texts
     table = np.zeros(len(values) + 1, dtype=np.int32)
-    table[numbers] = vocabulary.encode(column)
-    return vocabulary, table
+    table[numbers] = np.arange(1, len(numbers) + 1)
+    table[-1] = len(numbers) + 1 if often[-1] else 0
+    return Vocabulary(name, values[numbers].to_numpy(), int(table[-1])), table
 
 # %% ../nbs/10_stream.ipynb #4b9ba77f
 class Draw(NamedTuple):
@@ -802,7 +805,7 @@ def write_prepared(
 
 # %% ../nbs/10_stream.ipynb #c5af0a3a
 FORMAT = 1  # of a prepared folder: raise it when what is stored changes its meaning
-MEMORY = 2 << 30  # bytes of arrays that are read into memory; larger ones are mapped
+MEMORY = 512 << 20  # bytes of arrays that are read into memory; larger ones are mapped
 
 
 def read_manifest(folder: Path) -> dict[str, object] | None:
