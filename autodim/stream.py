@@ -239,10 +239,13 @@ class Dictionary:
     def __init__(self) -> None:
         self.categories = pl.Categories.random()
         self.kept = pl.Series([], dtype=pl.Categorical(self.categories))  # Polars forgets categories that no series has
+        self.ends: list[int] = []  # one above the numbers given; threads may append to a list at once
 
     def add(self, values: pl.Series) -> np.ndarray:
         """The number of each of these values: int32 [n]."""
-        return values.cast(self.kept.dtype).to_physical().to_numpy().astype(np.int32)
+        numbers = values.cast(self.kept.dtype).to_physical().to_numpy().astype(np.int32)
+        self.ends.append(int(numbers.max(initial=-1)) + 1)
+        return numbers
 
     def numbers(self, column: pa.DictionaryArray) -> np.ndarray:
         """The number of each row's value: int32 [n]."""
@@ -251,7 +254,8 @@ class Dictionary:
 
     def values(self) -> pl.Series:
         """The value of number 0, 1, ...: text."""
-        return self.categories.to_series().cast(pl.String)
+        numbers = pl.Series(np.arange(max(self.ends, default=0), dtype=np.uint32))
+        return numbers.cat.to(self.kept.dtype).cast(pl.String)  # the categories' own `to_series` takes twice the memory
 
 # %% ../nbs/10_stream.ipynb #184fbb46
 class Portion(NamedTuple):
@@ -518,7 +522,7 @@ def typed(name: str, values: pl.Series, rule: Rule) -> pd.Series:
     kinds = {"whole": "Int64", "number": "float64"}
     return pd.Series([*made.to_list(), None], name=name, dtype=kinds.get(rule.kind, "object"))
 
-
+# %% ../nbs/10_stream.ipynb #061d8366
 def settle(
     name: str, values: pl.Series, counts: np.ndarray, rule: Rule, min_count: int = 1
 ) -> tuple[Vocabulary, np.ndarray]:
