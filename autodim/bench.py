@@ -174,7 +174,7 @@ def log_rows(rng: np.random.Generator, n: int, numbers: int, sizes: Sequence[int
         columns[f"I{k + 1}"] = pl.Series(counts).set(pl.Series(rng.random(n) < 0.05 * k), None)
         logits += 0.05 * np.log1p(counts)
     for k, size in enumerate(sizes):
-        ranks = np.minimum((size ** rng.random(n)).astype(np.int64), size - 1)
+        ranks = np.minimum(((size + 1) ** rng.random(n)).astype(np.int64), size) - 1
         hashed = (ranks + 10_000_019 * k) * 2_654_435_761 % 2**32
         columns[f"C{k + 1}"] = pl.Series(hex_digits(hashed).cast(pa.binary()).cast(pa.string()))
         if k < 8:

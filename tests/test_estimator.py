@@ -342,7 +342,7 @@ WRONG = {
     "hidden": [(0,), (2.5,), 8, "8", None], "dropout": [1.0, -0.1, math.nan, "x", None],
     "categorical": ["user", None, 5], "exclude": ["user", None, 5], "min_count": [0, 1.5, "x", None],
     "validation": [0.0, 1.0, -1, math.nan, "x", None], "test": [0.0, 0.95, 1.0, math.nan, "x", None],
-    "rivals": ["no", None, 2], "progress": ["no", None], "random_state": [-1, 1.5, 2**63, True, None],
+    "rivals": ["no", None, 2], "sparse": ["yes", None], "progress": ["no", None], "random_state": [-1, 1.5, 2**63, True, None],
     "device": ["abacus", "meta", "", None], "folder": [5],
 }
 

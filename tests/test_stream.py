@@ -11,17 +11,23 @@ import sys
 import threading
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import joblib
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pa_parquet
 import pytest
+import torch
 
 from autodim import stream
 from autodim.data import (
     DataError, DiskPart, Split, downsample_negatives, encode_table, lots, scattered_split, vocabulary_to_dict,
 )  # fmt: skip
+from autodim.models import DLRS, MLP
+from autodim.retrain import TrainConfig, fit
 from autodim.stream import (
     CLICK_LOGS, CRITEO, Layout, Preparation, Rule, load_log, open_prepared, parse, prepare_files, read_lines,
 )  # fmt: skip
@@ -359,6 +365,15 @@ def test_chunks_are_whole_lines_with_their_numbers(size, tmp_path):
         line += piece.count(b"\n")
 
 
+@pytest.mark.parametrize("size", [3, 30, 1 << 20])
+def test_only_the_first_byte_order_mark_is_none_of_the_text(size, tmp_path, monkeypatch):
+    """Wherever a chunk begins, one amid the file belongs to its value."""
+    monkeypatch.setattr(stream, "CHUNK", size)
+    (tmp_path / "x.csv").write_text("\ufeffx,label\n" + "a,1\n\ufeffa,0\n" * 50)
+    data = prepare([tmp_path / "x.csv"], Layout(), Preparation("x", "label", {"x": Rule()}), tmp_path / "made")
+    assert data.vocabularies[0].values.tolist() == ["a", "\ufeffa"]
+
+
 NUMBERS = ["1e3", " 7", "7 ", "+5", "007", "5.", ".5", "1E5", "-0", "-0.0", "0.1", "12345678901234567890", "1_000", "nan",
            "NaN", "inf", "-Infinity", "1e400", "0x10", "1,5", "1e", "abc", "1 2", "٣", "−3", "True"]  # fmt: skip
 
@@ -409,6 +424,12 @@ def test_types_of_a_parquet_file(tmp_path):
     expected = expected_of(frame.assign(single=frame.single.astype(float), truth=frame.truth.astype(object)), plan)
     assert data.fingerprint == expected.fingerprint and data.cardinalities == expected.cardinalities
     assert data.vocabularies[0].edges == expected.vocabularies[0].edges
+    one, other = (pa.table({"label": [0, 1] * 50, "x": pa.array([1.5, hole] * 50)}) for hole in (float("nan"), None))
+    for k, table in enumerate((one, other)):
+        pa_parquet.write_table(table, tmp_path / f"{k}.parquet")
+    holes = [prepare([tmp_path / f"{k}.parquet"], Layout(), Preparation("nan", "label", {"x": Rule("number", 2)}, seed=4),
+                     tmp_path / f"nan {k}") for k in (0, 1)]
+    assert holes[0].vocabularies[0].missing_id == 2 and holes[0].fingerprint == holes[1].fingerprint
     pd.DataFrame({"label": [0, 1], "x": [[1], [2]]}).to_parquet(tmp_path / "list.parquet")
     with pytest.raises(DataError, match="list.parquet: column 'x' is of type list<.*leave it out, or write it as text"):
         prepare([tmp_path / "list.parquet"], Layout(), Preparation("l", "label", {"x": Rule()}), tmp_path / "l")
@@ -911,3 +932,17 @@ def test_chunks_are_parsed_in_threads_and_kept_in_order(tmp_path, monkeypatch):
     data = prepare([tmp_path / "x.txt"], Layout(("label", "x"), "\t", False), plan, tmp_path / "made")
     assert len(seen) > 1
     assert_same(data, expected_of(pd.DataFrame({"label": [0, 1] * 300, "x": pd.Series(range(600), dtype="Int64")}), plan))
+
+
+def test_training_from_disk_learns_what_training_in_memory_does(make_data):
+    """Rows come in another order, so the same but for noise; validation is by the same rows."""
+    data = make_data(rows=(6000, 2000, 2000))
+    mapped = replace(data, train=DiskPart(*data.train, block=64, buffer=8),
+                     **{part: DiskPart(*getattr(data, part)) for part in ("val", "test")})
+    found = []
+    for one in (data, mapped, mapped):
+        torch.manual_seed(0)
+        model = DLRS(one.cardinalities, (4,) * 4, partial(MLP, hidden=(16,), dropout=0.0))
+        found.append(fit(model, one, TrainConfig(epochs=3, batch_size=100, lr=0.01), seed=0, progress=False).val)
+    assert found[0].auc > 0.8 and abs(found[0].auc - found[1].auc) < 0.01
+    assert found[1] == found[2]  # the same order again
