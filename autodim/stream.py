@@ -394,7 +394,10 @@ def read_portion(
     for c in range(len(wanted)):
         values = dictionaries[c].values()
         sizes.append(len(values))
-        pl.DataFrame({"value": values}).write_parquet(folder / f"values-{c}.parquet")
+        try:
+            pl.DataFrame({"value": values}).write_parquet(folder / f"values-{c}.parquet")
+        except pl.exceptions.PolarsError as error:  # a full disk is no OSError there
+            raise OSError(str(error).partition("\n")[0]) from None
         dictionaries[c] = None  # one column's values at a time are in memory twice
     return Portion(folder, tuple(blocks), tuple(sizes), tuple(missing.tolist()), path)
 

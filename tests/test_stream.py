@@ -705,6 +705,20 @@ def test_a_disk_that_is_full(table, tmp_path, small_disk):
     assert open_prepared(small_disk / "made").fingerprint == expected.fingerprint
 
 
+def test_a_disk_that_gets_full_when_polars_writes(table, tmp_path, monkeypatch):
+    """Polars has its own errors for that."""
+    path, plan, _ = table
+    full = stream.pl.exceptions.ComputeError("parquet: underlying IO error: No space left on device (os error 28)")
+
+    def fails(*_):
+        raise full
+
+    monkeypatch.setattr(stream.pl.DataFrame, "write_parquet", fails)
+    with pytest.raises(DataError, match="made cannot be written .*No space left on device.*: free some space"):
+        settled(path, plan, tmp_path / "made")
+    assert sorted(os.listdir(tmp_path)) == [".made.lock", "shop.csv"]
+
+
 DAMAGES = {
     "no manifest": ("manifest.json", lambda b: None, "no prepared folder of this version"),
     "half a manifest": ("manifest.json", lambda b: b[:100], "no prepared folder of this version"),
