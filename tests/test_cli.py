@@ -447,6 +447,6 @@ def test_two_processes_search_and_train_as_one(tmp_path):
     (one, one_trained), (two, two_trained) = found["one"], found["two"]
     assert one["dims"] == two["dims"]
     aucs = [trained["outcomes"][0]["test_auc"] for trained in (one_trained, two_trained)]
-    assert aucs[0] == pytest.approx(aucs[1], abs=0.02)  # of 100 rows; 23_processes compares weights
+    assert aucs[0] == pytest.approx(aucs[1], abs=0.02)  # of 100 rows; 25_processes compares weights
     done = subprocess.run([*torchrun, "report", tmp_path / "two"], capture_output=True, text=True, timeout=120)
     assert done.returncode != 0 and "start this command without torchrun" in done.stderr

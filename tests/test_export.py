@@ -110,7 +110,7 @@ def test_deepctr_trains_and_predicts_with_mixed_dimensions(peers):
 
 
 def test_deepctr_models_that_take_mixed_dimensions_are_those_the_page_names(peers, root):
-    page = (root / "nbs" / "21_export.ipynb").read_text(encoding="utf-8")
+    page = (root / "nbs" / "23_export.ipynb").read_text(encoding="utf-8")
     takes, refuses = page.split("take a dimension for each field: ")[1].split("refuse it: ")
     for name, outcome in peers["deepctr"]["models"].items():
         assert (name in takes, name in refuses.split("A limit")[0]) == (outcome == "runs", outcome != "runs"), outcome

@@ -440,7 +440,7 @@ BROKEN = {
         "01_beta.ipynb is not in"),
     "not rendered": (not_on_site, edit("_quarto.yml", "- nbs/*.ipynb", "- nbs/exp_*.ipynb"), "not rendered"),
     "loose requirement": (undeclared, edit("requirements.txt", "tqdm==", "tqdm>="), "tqdm"),
-    "undeclared import": (undeclared, edit("autodim/alpha.py", "import math", "import polars"), "polars"),
+    "undeclared import": (undeclared, edit("autodim/alpha.py", "import math", "import requests"), "requests"),
     "version": (versions_apart, edit("settings.ini", "version = 0.1.0", "version = 0.2.0"), "CITATION"),
 }
 
