@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['BACKBONES', 'Align', 'Linear', 'WideDeep', 'bi_interaction', 'FM', 'DeepFM', 'NFM', 'AFM', 'FFM', 'PNN', 'FNN',
-           'Attention', 'AutoInt', 'DCN', 'XDeepFM', 'Kind', 'Network']
+           'Attention', 'AutoInt', 'DCN', 'XDeepFM', 'Kind', 'Network', 'search_network', 'make_model',
+           'retrain_network']
 
 # %% ../nbs/10_backbones.ipynb #61580939
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -16,8 +17,11 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .lookup import FieldEmbedding, block_starts
-from .models import MLP, MakeBackbone
+from .data import Data
+from .lookup import FieldEmbedding, block_starts, uniform_candidates
+from .models import ALONE, DLRS, MLP, Checkpoint, MakeBackbone, Processes
+from .retrain import FitResult, TrainConfig, fit, retrain
+from .search import SearchConfig, SearchResult, search
 
 # %% ../nbs/10_backbones.ipynb #2e1f134c
 class Align(nn.Module):
@@ -401,3 +405,39 @@ class Network:
     def tables(self, n_fields: int) -> int:
         """Tables of its dimension that each field has: one, but M - 1 for FFM."""
         return n_fields - 1 if self.name == "FFM" else 1
+
+# %% ../nbs/10_backbones.ipynb #6250ace6
+def search_network(
+    data: Data, config: SearchConfig, seed: int = 0, network: Network = Network(), progress: bool = True,
+    checkpoint: Checkpoint | None = None, processes: Processes = ALONE,
+) -> SearchResult:  # fmt: skip
+    """Search the dimensions with this network after the embeddings; for the arguments see `search`."""
+    candidates, tables = uniform_candidates(len(data.fields), config.dims), network.tables(len(data.fields))
+    wide = uniform_candidates(len(data.fields), [d * tables for d in config.dims])
+    found = search(data, config, seed, wide, network.make(search=True), progress, checkpoint, processes)
+    found.model.selection.candidates = candidates  # called by the dimension of one table
+    return replace(found, dims={name: d // tables for name, d in found.dims.items()})
+
+
+def make_model(cardinalities: Sequence[int], dims: Sequence[int], network: Network = Network()) -> DLRS:
+    """A fresh model with these dimensions [M] of each table, and this network after the embeddings."""
+    return DLRS(cardinalities, [d * network.tables(len(dims)) for d in dims], network.make())
+
+
+def retrain_network(
+    data: Data, dims: Sequence[int], config: TrainConfig = TrainConfig(), seed: int = 0, network: Network = Network(),
+    progress: bool = True, checkpoint: Checkpoint | None = None, processes: Processes = ALONE,
+) -> FitResult:  # fmt: skip
+    """Train fresh embeddings of these dimensions with this network after them; for the arguments see `retrain`."""
+    if network.name == "FNN":
+        begun = checkpoint is not None and checkpoint.load() is not None  # then the FM's weights are in there
+        before = {} if begun else retrain_network(
+            data, dims, config, seed, replace(network, name="FM"), progress, None, processes).model.state_dict()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = make_model(data.cardinalities, dims, network)
+        unknown = model.load_state_dict(before, strict=False).unexpected_keys
+        assert not unknown, unknown
+        return fit(model.to(data.train.ids.device), data, config, seed, progress, checkpoint, processes)
+    widths = [d * network.tables(len(dims)) for d in dims]
+    return retrain(data, widths, config, seed, network.make(), progress, checkpoint, processes)
