@@ -24,8 +24,11 @@ import numpy as np
 import torch
 
 from . import __version__
+from .backbones import BACKBONES
 from .data import Data, DataError, Part, vocabulary_from_dict, vocabulary_to_dict
-from .estimator import AutoDim, check_settings, load, plain_settings, prepare_step, search_step, train_step
+from autodim.estimator import (
+    AutoDim, check_settings, load, network_of, plain_settings, prepare_step, search_step, train_step,
+)  # fmt: skip
 from .export import write_deepctr, write_fuxictr, write_onnx, write_torchrec, write_vocabularies
 from .metrics import space
 from .models import ProcessLost
@@ -248,11 +251,11 @@ def searched(
 def search_command(options: argparse.Namespace) -> Answer:
     """Search the dimensions (Algorithm 1)."""
     folder = Path(options.run)
-    changed = given(options, "dims", "variant", "f", "search_epochs", "batch_size", "lr", "hidden", "dropout", "pad_to",
-                    "sparse", "device")
+    changed = given(options, "dims", "variant", "f", "search_epochs", "batch_size", "lr", "backbone", "hidden",
+                    "dropout", "pad_to", "sparse", "device")
     run, settings, prepared, found = searched(options, changed)
     data = prepared.data
-    curve = auc_space_curve(prepared, found, tuple(settings.dims), settings.pad_to)
+    curve = auc_space_curve(prepared, found, tuple(settings.dims), settings.pad_to, network_of(settings))
     if options.processes.rank == 0:
         write_json(folder / "dims.json", found.dims)
         write_json(folder / "run.json", run)
@@ -399,6 +402,7 @@ def add_search(command: argparse.ArgumentParser) -> None:
     add("--epochs", type=int, dest="search_epochs", metavar="N", help="passes over the training rows (default: 6)")
     add("--batch-size", type=int, metavar="N", help="default: a hundredth of the training rows, 32 to 1000")
     add("--lr", type=float, help="learning rate of search and training (default: 0.001)")
+    add("--backbone", metavar="NAME", help=f"the network after the embeddings: {', '.join(BACKBONES)} (default: MLP)")
     add("--hidden", type=whole_numbers, metavar="512,512", help="layers of the network (default: 512,512)")
     add("--dropout", type=float, metavar="SHARE", help="default: 0.5")
     add("--sparse", action=argparse.BooleanOptionalAction, help="lazy Adam on the tables, in search and training; for "

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Table', 'as_frame', 'with_label', 'fitting_batch', 'cooling', 'Report', 'BinaryClassifier', 'Settings', 'is_number',
-           'is_whole', 'are_whole', 'are_names', 'ranges', 'check_settings', 'AutoDim', 'prepare_step', 'search_step',
-           'train_step', 'on_device', 'plain_settings', 'load']
+           'is_whole', 'are_whole', 'are_names', 'ranges', 'check_settings', 'AutoDim', 'prepare_step', 'network_of',
+           'search_step', 'train_step', 'on_device', 'plain_settings', 'load']
 
 # %% ../nbs/24_estimator.ipynb #7a4df497
 import warnings
@@ -23,6 +23,7 @@ from sklearn.exceptions import DataConversionWarning
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from .backbones import BACKBONES, Network
 from .data import Buckets, DataError, Part
 from .metrics import predict
 from .models import ALONE, Processes
@@ -32,7 +33,7 @@ from .search import SearchConfig, SearchResult
 from .storage import Trained, load_trained, save_trained
 from .tables import encode_rows, read_table
 from autodim.workflow import (
-    Network, Outcome, Prepared, auc_space_curve, choose, find, make_record, prepare, rivals, train,
+    Outcome, Prepared, auc_space_curve, choose, find, make_record, prepare, rivals, train,
 )  # fmt: skip
 
 # %% ../nbs/24_estimator.ipynb #8f0a638a
@@ -138,7 +139,7 @@ class Settings(BinaryClassifier):
         variant, f, search_epochs: see `SearchConfig`.
         epochs, patience, lr: see `TrainConfig`.
         batch_size: of both; None: a hundredth of the training rows, between 32 and 1000.
-        hidden, dropout: the MLP after the embeddings.
+        backbone, hidden, dropout: the network after the embeddings, one of `BACKBONES`, and its MLP if it has one.
         sparse: lazy Adam on the tables: a step moves the rows that the batch has; for vocabularies of a million values.
         categorical, numerical, exclude, time, validation, test, min_count: see `prepare`.
         rivals: train the uniform dimension at equal Space and the widest embedding too, for the report.
@@ -161,6 +162,7 @@ class Settings(BinaryClassifier):
         patience: int = 2,
         lr: float = 0.001,
         batch_size: int | None = None,
+        backbone: str = "MLP",
         hidden: Sequence[int] = (512, 512),
         dropout: float = 0.5,
         sparse: bool = False,
@@ -180,7 +182,7 @@ class Settings(BinaryClassifier):
         self.dims, self.max_space, self.max_bytes, self.pad_to = dims, max_space, max_bytes, pad_to
         self.variant, self.f, self.search_epochs = variant, f, search_epochs
         self.epochs, self.patience, self.lr, self.batch_size = epochs, patience, lr, batch_size
-        self.hidden, self.dropout, self.sparse = hidden, dropout, sparse
+        self.backbone, self.hidden, self.dropout, self.sparse = backbone, hidden, dropout, sparse
         self.categorical, self.numerical, self.exclude, self.time = categorical, numerical, exclude, time
         self.validation, self.test, self.min_count = validation, test, min_count
         self.rivals, self.random_state, self.device = rivals, random_state, device
@@ -224,6 +226,7 @@ def ranges(settings: Settings) -> dict[str, tuple[bool, str]]:
         "variant": (is_whole(s.variant, 1) and s.variant <= 4, "1, 2, 3 or 4"),
         "lr": (is_number(s.lr) and 0 < s.lr < np.inf, "a positive number"),
         "batch_size": (s.batch_size is None or is_whole(s.batch_size, 2), "None, or a whole number from 2"),
+        "backbone": (isinstance(s.backbone, str) and s.backbone in BACKBONES, f"one of {', '.join(BACKBONES)}"),
         "hidden": (are_whole(s.hidden), "widths of layers, such as (512, 512)"),
         "dropout": (is_number(s.dropout) and 0 <= s.dropout < 1, "a share from 0 and below 1"),
         **{name: (are_names(getattr(s, name)), names) for name in ("categorical", "exclude")},
@@ -307,9 +310,9 @@ class AutoDim(Settings):
     def save(self, folder: str | Path) -> None:
         """Write the fitted model as safetensors and JSON."""
         check_is_fitted(self)
-        fitted = self.record_["settings"]  # those of `fit`: they may have been set anew since
+        fitted = AutoDim().set_params(**self.record_["settings"])  # those of `fit`: they may have been set anew since
         save_trained(Trained(self.schema_, self.vocabularies_, self.classes_, self.dims_, self.model_,
-                             tuple(fitted["hidden"]), fitted["dropout"], self.record_), folder)
+                             network_of(fitted), self.record_), folder)
 
 # %% ../nbs/24_estimator.ipynb #fda97d4f
 def prepare_step(settings: AutoDim, frame: pd.DataFrame, label: str) -> Prepared:
@@ -323,13 +326,18 @@ def prepare_step(settings: AutoDim, frame: pd.DataFrame, label: str) -> Prepared
                    s.random_state)
 
 
+def network_of(settings: Settings) -> Network:
+    """The network after the embeddings by an estimator's settings."""
+    return Network(settings.backbone, tuple(settings.hidden), settings.dropout)
+
+
 def search_step(settings: AutoDim, prepared: Prepared, processes: Processes = ALONE) -> SearchResult:
     """Search by an estimator's settings."""
     s, n = Settings(**plain_settings(settings)), len(prepared.data.train.labels)
     batch = s.batch_size or fitting_batch(n, processes.size)
     config = SearchConfig(variant=s.variant, dims=tuple(s.dims), f=s.f, epochs=s.search_epochs, batch_size=batch,
                           lr=s.lr, tau_decay=cooling(n, batch, s.search_epochs), sparse=s.sparse)
-    return find(on_device(prepared, s.device), config, Network(tuple(s.hidden), s.dropout), s.random_state, s.folder,
+    return find(on_device(prepared, s.device), config, network_of(s), s.random_state, s.folder,
                 s.progress, processes)
 
 
@@ -339,21 +347,22 @@ def train_step(
 ) -> AutoDim:  # fmt: skip
     """Choose dimensions (or take `dims`), train them beside their rivals, and put all of it into the estimator."""
     s, prepared = Settings(**plain_settings(settings)), on_device(prepared, settings.device)
-    data, d_max, network = prepared.data, s.dims[-1], Network(tuple(s.hidden), s.dropout)
-    chosen = dict(dims or choose(prepared, found.alpha, tuple(s.dims), s.max_space, s.max_bytes, s.pad_to))
+    data, d_max, network = prepared.data, s.dims[-1], network_of(s)
+    chosen = dict(dims or choose(prepared, found.alpha, tuple(s.dims), s.max_space, s.max_bytes, s.pad_to,
+                                 network))
     batch = s.batch_size or fitting_batch(len(data.train.labels), processes.size)
     config = TrainConfig(s.epochs, s.patience, batch, s.lr, s.sparse)
     named = {"AutoDim": chosen} | (rivals(chosen, data, d_max) if s.rivals else {})
     outcomes = [train(prepared, name, each, d_max, config, network, s.pad_to, s.random_state, s.folder, s.progress,
                       processes)
                 for name, each in named.items()]  # fmt: skip
-    curve = auc_space_curve(prepared, found, tuple(s.dims), s.pad_to)
+    curve = auc_space_curve(prepared, found, tuple(s.dims), s.pad_to, network)
     made = settings
     made.classes_, made.schema_, made.vocabularies_ = prepared.classes, prepared.schema, data.vocabularies
     made.alpha_ = pd.DataFrame(found.alpha.numpy(), data.fields, s.dims)
     made.search_history_, made.curve_, made.outcomes_ = found.history, curve, outcomes
     made.dims_, made.space_, made.model_ = outcomes[0].dims, outcomes[0].space, outcomes[0].model
-    made.record_ = make_record(prepared, found, curve, outcomes, plain_settings(s), s.pad_to, s.device)
+    made.record_ = make_record(prepared, found, curve, outcomes, plain_settings(s), s.pad_to, s.device, network)
     return made
 
 # %% ../nbs/24_estimator.ipynb #6509f770

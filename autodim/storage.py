@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +21,9 @@ import safetensors.torch
 from filelock import FileLock
 
 from . import __version__
+from .backbones import Network, make_model
 from .data import DataError, Vocabulary, vocabulary_from_dict, vocabulary_to_dict
-from .models import DLRS, MLP, Tensors
+from .models import DLRS, Tensors
 from .tables import Schema, write_bytes
 
 # %% ../nbs/20_storage.ipynb #8c1d4cc7
@@ -62,7 +62,7 @@ class FileCheckpoint:
         write_bytes(self.path, safetensors.torch.save(content, {"key": self.key}))
 
 # %% ../nbs/20_storage.ipynb #2e8b5a1a
-FORMAT = 1  # of the model's folder: raise it when what is stored changes its meaning
+FORMAT = 2  # of the model's folder: raise it when what is stored changes its meaning
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ class Trained:
         classes: what the labels 0 and 1 stand for [2].
         dims: the embedding dimension of each field.
         model: maps ids [B, M] to logits [B].
-        hidden, dropout: of the model's MLP.
+        network: what comes after the model's embeddings.
         record: settings and measurements, anything that JSON can hold.
     """
 
@@ -84,8 +84,7 @@ class Trained:
     classes: np.ndarray
     dims: Mapping[str, int]
     model: DLRS
-    hidden: tuple[int, ...]
-    dropout: float
+    network: Network
     record: Mapping[str, object]
 
 # %% ../nbs/20_storage.ipynb #15931afe
@@ -139,7 +138,7 @@ def save_trained(trained: Trained, folder: str | Path) -> None:
     name = f"weights-{digest[:12]}.safetensors"
     description = {
         "format": FORMAT, "autodim": __version__, "weights": name, "sha256": digest, "schema": asdict(trained.schema),
-        "classes": trained.classes, "dims": dict(trained.dims), "hidden": trained.hidden, "dropout": trained.dropout,
+        "classes": trained.classes, "dims": dict(trained.dims), "network": asdict(trained.network),
         "record": trained.record, "vocabularies": [vocabulary_to_dict(v) for v in trained.vocabularies],
     }
     text = json.dumps(description, ensure_ascii=False, indent=1, default=plain).encode()
@@ -151,7 +150,7 @@ def save_trained(trained: Trained, folder: str | Path) -> None:
         raise DataError(f"{folder} cannot be written ({error.strerror}): choose another folder") from None
 
 # %% ../nbs/20_storage.ipynb #026ea32e
-KEYS = ("autodim", "weights", "sha256", "schema", "classes", "dims", "hidden", "dropout", "record", "vocabularies")
+KEYS = ("autodim", "weights", "sha256", "schema", "classes", "dims", "network", "record", "vocabularies")
 
 
 def read_description(path: Path) -> dict[str, object]:
@@ -182,12 +181,12 @@ def trained_from(description: Mapping[str, object], weights: bytes) -> Trained:
     d, s = description, description["schema"]
     vocabularies = tuple(vocabulary_from_dict(record) for record in d["vocabularies"])
     widths = [d["dims"][vocabulary.name] for vocabulary in vocabularies]
-    model = DLRS([v.cardinality for v in vocabularies], widths, partial(MLP, hidden=d["hidden"], dropout=d["dropout"]))
+    network = Network(**(d["network"] | {"hidden": tuple(d["network"]["hidden"])}))
+    model = make_model([v.cardinality for v in vocabularies], widths, network)
     model.load_state_dict(safetensors.torch.load(weights))
     schema = Schema(s["label"], tuple(s["fields"]), s["buckets"], s["left_out"])
     classes = np.array(d["classes"], dtype=object if isinstance(d["classes"][0], str) else None)
-    return Trained(schema, vocabularies, classes, d["dims"], model.eval(), tuple(d["hidden"]), d["dropout"],
-                   d["record"])
+    return Trained(schema, vocabularies, classes, d["dims"], model.eval(), network, d["record"])
 
 
 def load_trained(folder: str | Path) -> Trained:

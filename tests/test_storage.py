@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from autodim import storage, tables
+from autodim.backbones import Network
 from autodim.data import DataError, Vocabulary, fit_vocabulary
 from autodim.models import DLRS, MLP
 from autodim.storage import FORMAT, FileCheckpoint, Trained, key_of, load_trained, save_trained
@@ -49,8 +50,7 @@ def small_model(seed: int = 0, record: dict | None = None) -> Trained:
         np.array(["no", "yes"], dtype=object),
         dims,
         model.eval(),
-        (5, 3),
-        0.25,
+        Network("MLP", (5, 3), 0.25),
         {"seed": seed, "numbers": np.arange(3), "auc": np.float32(0.5), **(record or {})},
     )
 
@@ -187,7 +187,7 @@ def test_a_model_comes_back_equal(tmp_path):
     save_trained(trained, tmp_path / "new" / "model")
     again = load_trained(str(tmp_path / "new" / "model"))
     assert again.schema == trained.schema and again.dims == trained.dims and list(again.dims) == list(trained.dims)
-    assert (again.hidden, again.dropout) == ((5, 3), 0.25) and same_model(again, trained) and not again.model.training
+    assert again.network == Network("MLP", (5, 3), 0.25) and same_model(again, trained) and not again.model.training
     assert again.record == {"seed": 0, "numbers": [0, 1, 2], "auc": 0.5}
     ids = encode_rows(FRAME, trained.vocabularies)
     assert encode_rows(FRAME, again.vocabularies).equal(ids) and again.model(ids).equal(trained.model(ids))
@@ -330,13 +330,13 @@ DAMAGES = {
     ),
     "another format": (
         changed(format=FORMAT + 1, autodim="9.9"),
-        r"has format 2, this autodim \(.*\) reads 1: .* autodim 9.9; load it with",
+        r"has format 3, this autodim \(.*\) reads 2: .* autodim 9.9; load it with",
     ),
     "no dims": (changed(dims=None), "model.json is damaged: it has no 'dims'; save the model again"),
     "no vocabularies": (changed(vocabularies=None), "model.json is damaged: it has no 'vocabularies'"),
     "dims of other fields": (changed(dims={"x": 2}), "model.json is not what was saved .KeyError: 'user'.; save"),
     "a vocabulary less": (changed(vocabularies=[]), "model.json is not what was saved"),
-    "other layers": (changed(hidden=[5, 4]), "model.json is not what was saved .RuntimeError.*; save"),
+    "other layers": (changed(network={"name": "MLP", "hidden": [5, 4]}), "model.json is not what was saved .RuntimeError.*; save"),
     "a damaged vocabulary": (
         changed(vocabularies=[{"name": "user"}] * 5),
         "model.json is not what was saved .*a vocabulary has the keys",

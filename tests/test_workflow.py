@@ -27,8 +27,9 @@ from autodim.search import SearchConfig, supernet_auc
 from autodim.stream import open_prepared
 from autodim.storage import FileCheckpoint, Trained, load_trained, save_trained
 from autodim.tables import encode_rows
+from autodim.backbones import Network
 from autodim.workflow import (
-    Network, Outcome, auc_space_curve, choose, differences, find, in_words, make_record, open_stream, outcome_record,
+    Outcome, auc_space_curve, choose, differences, find, in_words, make_record, open_stream, outcome_record,
     prepare, prepare_stream, rivals, train,
 )  # fmt: skip
 
@@ -57,7 +58,7 @@ def table(seed: int = 0) -> pd.DataFrame:
 
 
 BASE = table()
-NETWORK = Network((8,), 0.1)
+NETWORK = Network("MLP", (8,), 0.1)
 SEARCH = SearchConfig(dims=(2, 4), epochs=3, f=2, batch_size=60, tau_decay=0.05)
 TRAIN = TrainConfig(epochs=4, patience=3, batch_size=60, lr=0.01)
 
@@ -367,8 +368,8 @@ def test_a_damaged_state_begins_anew_with_a_warning(prepared, found, tmp_path):
 OTHERS = {
     "seed": dict(seed=1),
     "settings": dict(config=replace(SEARCH, f=3)),
-    "network": dict(network=Network((4,), 0.1)),
-    "dropout": dict(network=Network((8,), 0.2)),
+    "network": dict(network=Network("MLP", (4,), 0.1)),
+    "dropout": dict(network=Network("MLP", (8,), 0.2)),
     "data": dict(prepared=prepare(table(1), "click", min_count=2)),
 }
 
