@@ -163,7 +163,8 @@ def test_rows_of_training_are_encoded_alike_also_by_a_model_that_was_loaded(name
     split = tables.split_table(frame.click.to_numpy(np.int8), seed=1)
     model = DLRS(made.data.cardinalities, [2, 3], partial(MLP, hidden=(4,), dropout=0.0)).eval()
     save_trained(
-        Trained(made.schema, made.data.vocabularies, made.classes, {"user": 2, "it": 3}, model, (4,), 0.0, {}), tmp_path
+        Trained(made.schema, made.data.vocabularies, made.classes, {"user": 2, "it": 3}, model, Network("MLP", (4,), 0.0), {}),
+        tmp_path,
     )
     loaded = load_trained(tmp_path)
     assert loaded.schema == made.schema and loaded.classes.tolist() == made.classes.tolist()
@@ -370,6 +371,7 @@ OTHERS = {
     "settings": dict(config=replace(SEARCH, f=3)),
     "network": dict(network=Network("MLP", (4,), 0.1)),
     "dropout": dict(network=Network("MLP", (8,), 0.2)),
+    "backbone": dict(network=Network("WideDeep", (8,), 0.1)),
     "data": dict(prepared=prepare(table(1), "click", min_count=2)),
 }
 
@@ -724,7 +726,7 @@ def test_a_record_is_plain_json_and_its_numbers_are_those_of_its_parts(alone, pr
     assert record["curve"][-1]["space"] == curve.space.iloc[-1] and len(record["curve"]) == len(curve)
     assert len(record["search"]["step"]) == len(record["search"]["entropy"])
     assert aucs_agree(labels, taken)
-    trained = Trained(prepared.schema, data.vocabularies, prepared.classes, DIMS, outcomes[0].model, *NETWORK, record)
+    trained = Trained(prepared.schema, data.vocabularies, prepared.classes, DIMS, outcomes[0].model, NETWORK, record)
     save_trained(trained, tmp_path)
     assert load_trained(tmp_path).record == record
 
