@@ -8,7 +8,7 @@ __all__ = ['BACKBONES', 'Align', 'Linear', 'WideDeep', 'bi_interaction', 'FM', '
            'retrain_network']
 
 # %% ../nbs/10_backbones.ipynb #61580939
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -39,37 +39,32 @@ class Align(nn.Module):
         super().__init__()
         if equal not in ("linear", "zero-padding"):
             raise ValueError(f"equal={equal!r}: expected 'linear' or 'zero-padding'")
-        self.n_fields, self.d = len(widths), max(widths)
-        narrow = [m for m, width in enumerate(widths) if width < self.d]
-        place = torch.full((self.n_fields, self.d), sum(widths))  # Σ widths: the zero that is appended
-        for m, (start, width) in enumerate(zip(block_starts(widths), widths)):
-            place[m, :width] = torch.arange(start, start + width)
-        self.register_buffer("place", place.flatten() if narrow else None, persistent=False)
-        self.linear = equal == "linear" and bool(narrow)
+        self.widths, self.d = tuple(widths), max(widths)
+        self.narrow = [width for width in widths if width < self.d]
+        self.linear = equal == "linear" and bool(self.narrow)
         if self.linear:
-            rows = [m * self.d + j for m in narrow for j in range(widths[m])]
-            eye = torch.eye(self.d).repeat(self.n_fields, 1, 1)
-            eye[narrow] = 0
-            self.register_buffer("rows", torch.tensor(rows), persistent=False)
-            self.register_buffer("narrow", torch.tensor(narrow), persistent=False)
-            self.register_buffer("eye", eye.flatten(0, 1), persistent=False)  # [M·d, d]: wide fields stay as they are
-            self.weight = nn.Parameter(torch.cat([nn.init.orthogonal_(torch.empty(widths[m], self.d)) for m in narrow]))
-            self.bias = nn.Parameter(torch.zeros(len(narrow), self.d))
-        self.scale = nn.Parameter(torch.full((self.n_fields,), 0.1)) if scaled else None
-
-    def matrices(self) -> torch.Tensor:
-        """W_m of all fields [M, d, d], with rows of zeros where an embedding has no dimension."""
-        return self.eye.index_copy(0, self.rows, self.weight).unflatten(0, (self.n_fields, self.d))
+            rows = [nn.init.orthogonal_(torch.empty(width, self.d)) for width in self.narrow]
+            self.weight = nn.Parameter(torch.cat(rows))  # W_m of the narrow fields, one below the other
+            self.bias = nn.Parameter(torch.zeros(len(self.narrow), self.d))
+        self.scale = nn.Parameter(torch.full((len(widths),), 0.1)) if scaled else None
 
     def forward(self, h0: torch.Tensor) -> torch.Tensor:
-        if self.place is not None:
-            h0 = F.pad(h0, (0, 0) * (h0.dim() - 2) + (0, 1)).index_select(1, self.place)
-        x = h0.unflatten(1, (self.n_fields, self.d))
-        ones = [1] * (x.dim() - 3)
-        if self.linear:
-            bias = self.bias.new_zeros(self.n_fields, self.d).index_copy(0, self.narrow, self.bias)
-            x = torch.einsum("bmi...,mij->bmj...", x, self.matrices()) + bias.view(*bias.shape, *ones)
-        return x if self.scale is None else x * self.scale.view(-1, 1, *ones)
+        if not self.narrow:
+            x = h0.unflatten(1, (len(self.widths), self.d))
+        else:
+            x = torch.stack(list(self.widened(h0)), 1)
+        return x if self.scale is None else x * self.scale.view(-1, *[1] * (x.dim() - 2))
+
+    def widened(self, h0: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Each field's embeddings in d dimensions: [B, d(, K)] each."""
+        projections = zip(self.weight.split(self.narrow), self.bias) if self.linear else None
+        for part in h0.split(self.widths, 1):
+            if part.shape[1] < self.d and projections:
+                weight, bias = next(projections)
+                part = (part.transpose(1, -1) @ weight + bias).transpose(1, -1)  # of [B, d_m] itself
+            elif part.shape[1] < self.d:
+                part = F.pad(part, (0, 0) * (part.dim() - 2) + (0, self.d - part.shape[1]))
+            yield part
 
 # %% ../nbs/10_backbones.ipynb #748027a6
 class Linear(nn.Module):
@@ -193,9 +188,11 @@ class FFM(nn.Module):
         self.others = len(widths) - 1
         if self.others < 1 or any(width % self.others for width in widths):
             raise ValueError(f"widths {tuple(widths)}: FFM needs M - 1 = {self.others} tables a field, and two fields")
-        self.align = Align([width // self.others for width in widths], equal, scaled)
+        self.align = Align([width // self.others for width in widths], equal)
+        self.scale = nn.Parameter(torch.full((len(widths),), 0.1)) if scaled else None  # of pairs: they are fewer
         self.linear = Linear(cardinalities)
-        i, j = torch.triu_indices(len(widths), len(widths), 1)  # [P] each, i < j: j is the other field j - 1 of i
+        self.register_buffer("pairs", torch.triu_indices(len(widths), len(widths), 1), persistent=False)  # [2, P]
+        i, j = self.pairs  # i < j: j is the other field number j - 1 of i
         digits = torch.arange(self.align.d)
         columns = [((field.unsqueeze(1) * self.align.d + digits) * self.others + table.unsqueeze(1)).flatten()
                    for field, table in ((i, j - 1), (j, i))]
@@ -203,7 +200,11 @@ class FFM(nn.Module):
 
     def forward(self, h0: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         x = self.align(h0.unflatten(1, (-1, self.others))).flatten(1)  # [B, M·d·(M - 1)]
-        return self.linear(ids) + (x.index_select(1, self.columns[0]) * x.index_select(1, self.columns[1])).sum(1)
+        products = x.index_select(1, self.columns[0]) * x.index_select(1, self.columns[1])  # [B, P·d]
+        if self.scale is None:
+            return self.linear(ids) + products.sum(1)
+        of_pairs = self.scale[self.pairs].prod(0)  # [P]
+        return self.linear(ids) + products.unflatten(1, (-1, self.align.d)).sum(2) @ of_pairs
 
 # %% ../nbs/10_backbones.ipynb #166dbd2b
 class PNN(nn.Module):
