@@ -200,11 +200,12 @@ class FFM(nn.Module):
         digits = torch.arange(self.align.d)
         columns = [((field.unsqueeze(1) * self.align.d + digits) * self.others + table.unsqueeze(1)).flatten()
                    for field, table in ((i, j - 1), (j, i))]
-        self.register_buffer("columns", torch.stack(columns), persistent=False)  # [2, P·d]
+        self.register_buffer("columns", torch.cat(columns), persistent=False)  # [2·P·d]
 
     def forward(self, h0: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         x = self.align(h0.unflatten(1, (-1, self.others))).flatten(1)  # [B, M·d·(M - 1)]
-        products = x.index_select(1, self.columns[0]) * x.index_select(1, self.columns[1])  # [B, P·d]
+        left, right = x.index_select(1, self.columns).unflatten(1, (2, -1)).unbind(1)
+        products = left * right  # [B, P·d]
         if self.scale is None:
             return self.linear(ids) + products.sum(1)
         of_pairs = self.scale[self.pairs].prod(0)  # [P]
