@@ -29,7 +29,8 @@ import pyarrow.parquet as pa_parquet
 import torch
 
 from .data import Buckets, DataError, Split, Vocabulary, as_numbers, chronological_split, factorize
-from .stream import TRUTHS, is_gzipped
+from .portions import is_gzipped
+from .stream import TRUTHS
 
 # %% ../nbs/18_tables.ipynb #730517bd
 MISSING = ["", "NULL", "null", "NaN", "nan"]

@@ -33,12 +33,11 @@ from .inference import MARGIN, delong
 from .lookup import uniform_candidates
 from .metrics import Metrics, auc, logloss, predict, space
 from .models import ALONE, DLRS, Processes
+from .portions import Codes, Layout, header_of
 from .retrain import TrainConfig
 from .search import SearchConfig, SearchResult, supernet_auc
 from .storage import FileCheckpoint, key_of
-from autodim.stream import (
-    Codes, Layout, Preparation, Rule, header_of, open_prepared, prepare_files, read_manifest, typed,
-)  # fmt: skip
+from .stream import Preparation, Rule, open_prepared, prepare_files, read_manifest, typed
 from .study import environment, search_record
 from autodim.tables import (
     BUCKETS, MISSING, SUFFIXES, Schema, check_names, check_options, encode_labels, make_schema, reason_by_counts,

@@ -1,14 +1,10 @@
 """autodim.stream against pandas with `encode_table`, against a plain loop, and against damage of every kind."""
-import csv
 import gzip
-import hashlib
-import io
 import json
 import math
 import os
 import subprocess
 import sys
-import threading
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -21,20 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet as pa_parquet
 import pytest
 import torch
+from written import NASTY, rows_of, written
 
-from autodim import stream
+from autodim import portions, stream
 from autodim.data import (
     DataError, DiskPart, Split, downsample_negatives, encode_table, lots, scattered_split, vocabulary_to_dict,
 )  # fmt: skip
 from autodim.models import DLRS, MLP
+from autodim.portions import Layout
 from autodim.retrain import TrainConfig, fit
-from autodim.stream import (
-    CLICK_LOGS, CRITEO, Layout, Preparation, Rule, load_log, open_prepared, parse, prepare_files, read_lines,
-)  # fmt: skip
+from autodim.stream import CLICK_LOGS, CRITEO, Preparation, Rule, load_log, open_prepared, prepare_files
 
 ROOT = Path(__file__).resolve().parents[1]
-NASTY = ["a", "b", "c", "d,e", 'say "hi"', "two\nlines", "é", "\U0001f600", " x ", "'", "a\r\nb", '5" pipe', "NA", "null",
-         "0", "-1", "\t", '"', "\ufeff", "007", "#", "\\", "\x00"]  # fmt: skip
 
 
 def made_table(rng, n, commas=True):
@@ -82,43 +76,6 @@ def assert_same(data, expected):
     assert data.fingerprint == expected.fingerprint
 
 
-def cell(rng, value):
-    """A value as somebody may have written it."""
-    if value is None or value is pd.NA or value != value:
-        return ""
-    if isinstance(value, (bool, np.bool_)):
-        return str(rng.choice([["false", "False", "FALSE", "0"], ["true", "True", "TRUE", "1"]][int(value)]))
-    if isinstance(value, str):
-        return value
-    text = repr(float(value)) if isinstance(value, float) else str(value)
-    ways = [text, f" {text}", f"{text} "] + ([f"+{text}", f"0{text}"] if text[0].isdigit() else [])
-    return str(rng.choice(ways))
-
-
-def written(rng, frame, layout, columns):
-    """A table as text: bytes."""
-    text = io.StringIO(newline="")
-    end = str(rng.choice(["\n", "\r\n"]))
-    rows = ([str(v) if name == "label" else cell(rng, v) for name, v in zip(columns, row)]
-            for row in frame[columns].astype(object).to_numpy().tolist())
-    if layout.quoted:
-        style = int(rng.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
-        writer = csv.writer(text, delimiter=layout.separator, lineterminator=end, quoting=style)
-        write = writer.writerow
-    else:
-        def write(row):
-            text.write(layout.separator.join(row) + end)
-    empty = rng.choice([0, 0.3])
-    for row in ([] if layout.columns else [columns]) + list(rows):
-        text.write(end * int(rng.random() < empty))
-        write(row)
-    content = text.getvalue().encode()
-    if rng.random() < 0.3:
-        content = content.removesuffix(end.encode())  # no line break at the end
-    mark = "\ufeff".encode()
-    return mark + content if rng.random() < 0.3 or content.startswith(mark) else content  # else it were taken for one
-
-
 def as_parquet(frame, path, rng):
     """Columns by their own types, or such as may be taken for them."""
     typed = {}
@@ -153,7 +110,7 @@ def test_a_random_table_equals_the_one_in_memory(seed, tmp_path, monkeypatch):
                        min_count=int(rng.integers(1, 5)), positive_rate=[None, 0.5][rng.integers(2)],
                        seed=int(rng.integers(9)), fractions=[(0.8, 0.1, 0.1), (0.4, 0.4, 0.2)][rng.integers(2)])
     size = int(rng.choice([100, 300, 16 << 20]))
-    monkeypatch.setattr(stream, "CHUNK", size)
+    monkeypatch.setattr(portions, "CHUNK", size)
     files = []
     cuts = [0, *sorted(rng.integers(0, n, int(rng.integers(0, 3))).tolist()), n]  # a file may have no rows
     for k, (start, stop) in enumerate(zip(cuts, cuts[1:])):
@@ -222,7 +179,7 @@ def test_a_criteo_table_equals_a_loop(gzipped, tmp_path, monkeypatch):
     path = tmp_path / ("train.txt.gz" if gzipped else "train.txt")
     content = "".join("\t".join(row) + "\n" for row in rows).encode()
     path.write_bytes(gzip.compress(content) if gzipped else content)
-    monkeypatch.setattr(stream, "CHUNK", 700)
+    monkeypatch.setattr(portions, "CHUNK", 700)
     rules = {name: Rule("number", "criteo") if name[0] == "I" else Rule() for name in columns[1:]}
     plan = Preparation("criteo", "label", rules, min_count=6, positive_rate=0.4, seed=seed, fractions=(0.6, 0.2, 0.2))
     data = prepare([path], Layout(columns, "\t", quoted=False), plan, tmp_path / "made")
@@ -304,74 +261,7 @@ def test_a_log_of_another_length_is_refused(tmp_path, monkeypatch):
     assert [p.suffix for p in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
-# ---------------------------------------------------------------- lines and values
-
-
-def loop_of_lines(content, separator):
-    """Ends of rows by a walk over the characters: a quotation opens at the start of a value, and there alone."""
-    ends, at_start, inside, place = [], True, False, 0
-    while place < len(content):
-        c = content[place : place + 1]
-        if inside:
-            if c == b'"':
-                if content[place + 1 : place + 2] == b'"':
-                    place += 1
-                else:
-                    inside = False
-        elif c == b'"' and at_start:
-            inside, at_start = True, False
-        elif c == b"\n":
-            ends.append(place + 1)
-            at_start = True
-        else:
-            at_start = c in (separator, b"\r")
-        place += 1
-    return ends
-
-
-def test_ends_of_lines_equal_a_walk_over_the_characters():
-    rng = np.random.default_rng(0)
-    for _ in range(4000):
-        content = b"".join(rng.choice([b'"', b"\n", b",", b"a", b'""', b"\r\n"], int(rng.integers(1, 14))).tolist())
-        assert stream.line_ends(content, Layout()).tolist() == loop_of_lines(content, b","), content
-    assert stream.line_ends(b'"\n"\n', Layout(quoted=False)).tolist() == [2, 4]
-
-
-def test_marks_amid_a_value_are_text_wherever_a_chunk_ends(tmp_path, monkeypatch):
-    """As the reader of a whole table has it: 5" is no quotation."""
-    values = ['5"', '"a\nb"', '6"7"', "c", '"d""\n,"', '""', '8"']
-    cells = ['5"', "a\nb", '6"7"', "c", 'd"\n,', None, '8"']
-    n = 400
-    chosen = np.random.default_rng(0).integers(0, 7, n)
-    labels = (np.arange(n) % 3 == 0).astype(int)
-    (tmp_path / "inches.csv").write_text("label,x\n" + "".join(f"{y},{values[k]}\n" for y, k in zip(labels, chosen)))
-    frame = pd.DataFrame({"label": labels, "x": pd.Series([cells[k] for k in chosen], dtype=object)})
-    plan = Preparation("inches", "label", {"x": Rule()})
-    for size in (17, 18, 19, 23, 64, 1 << 20):
-        monkeypatch.setattr(stream, "CHUNK", size)
-        assert_same(prepare([tmp_path / "inches.csv"], Layout(), plan, tmp_path / str(size)), expected_of(frame, plan))
-
-
-@pytest.mark.parametrize("size", [3, 5, 8, 64, 1 << 20])
-def test_chunks_are_whole_lines_with_their_numbers(size, tmp_path):
-    content = b'\xef\xbb\xbfa,b\r\n1,"x\ny"\n\n2,3\n4,5'
-    (tmp_path / "x.csv").write_bytes(content)
-    told = []
-    found = list(read_lines(tmp_path / "x.csv", Layout(), told.append, size))
-    assert b"".join(piece for _, piece in found) == content[3:] + b"\n" and sum(told) == len(content)
-    line = 1
-    for number, piece in found:
-        assert number == line and piece.endswith(b"\n") and piece.count(b'"') % 2 == 0
-        line += piece.count(b"\n")
-
-
-@pytest.mark.parametrize("size", [3, 30, 1 << 20])
-def test_only_the_first_byte_order_mark_is_none_of_the_text(size, tmp_path, monkeypatch):
-    """Wherever a chunk begins, one amid the file belongs to its value."""
-    monkeypatch.setattr(stream, "CHUNK", size)
-    (tmp_path / "x.csv").write_text("\ufeffx,label\n" + "a,1\n\ufeffa,0\n" * 50)
-    data = prepare([tmp_path / "x.csv"], Layout(), Preparation("x", "label", {"x": Rule()}), tmp_path / "made")
-    assert data.vocabularies[0].values.tolist() == ["a", "\ufeffa"]
+# ---------------------------------------------------------------- values
 
 
 NUMBERS = ["1e3", " 7", "7 ", "+5", "007", "5.", ".5", "1E5", "-0", "-0.0", "0.1", "12345678901234567890", "1_000", "nan",
@@ -430,9 +320,6 @@ def test_types_of_a_parquet_file(tmp_path):
     holes = [prepare([tmp_path / f"{k}.parquet"], Layout(), Preparation("nan", "label", {"x": Rule("number", 2)}, seed=4),
                      tmp_path / f"nan {k}") for k in (0, 1)]
     assert holes[0].vocabularies[0].missing_id == 2 and holes[0].fingerprint == holes[1].fingerprint
-    pd.DataFrame({"label": [0, 1], "x": [[1], [2]]}).to_parquet(tmp_path / "list.parquet")
-    with pytest.raises(DataError, match="list.parquet: column 'x' is of type list<.*leave it out, or write it as text"):
-        prepare([tmp_path / "list.parquet"], Layout(), Preparation("l", "label", {"x": Rule()}), tmp_path / "l")
 
 
 # ---------------------------------------------------------------- bad input
@@ -448,111 +335,8 @@ def refused(match, files, folder, layout=Layout(), plan=None, workers=1):
     assert set(os.listdir(folder.parent)) == {*before, f".{folder.name}.lock"}
 
 
-def rows_of(n):
-    rng = np.random.default_rng(99)  # not the seed of the split: its first lots would be the labels' draws
-    return [f"{int(y)},{v}" for y, v in zip(rng.random(n) < 0.4, rng.integers(0, 9, n))]
-
-
-@pytest.mark.parametrize("size", [40, 200, 1 << 20])
-@pytest.mark.parametrize("named", [True, False])
-@pytest.mark.parametrize("before", ["plain", "empty lines", "quoted line breaks", "CRLF", "byte order mark"])
-def test_a_wrong_number_of_columns_is_named_by_its_line(before, named, size, tmp_path, monkeypatch):
-    """The line is the one that an editor shows, wherever chunks end and whatever comes before."""
-    monkeypatch.setattr(stream, "CHUNK", size)
-    end = "\r\n" if before == "CRLF" else "\n"
-    rng = np.random.default_rng(size)
-    for bad in ("1", "0,a,b", "1,a,", ",,,,,"):
-        lines = ["label,x"] * named + rows_of(120)
-        if before == "empty lines":
-            for place in sorted(rng.integers(0, len(lines), 30).tolist(), reverse=True):
-                lines.insert(place, "")
-        if before == "quoted line breaks":
-            for place in rng.integers(named, len(lines), 30).tolist():
-                lines[place] = '1,"two\n\nlines, ""or"" three"'
-        place = int(rng.integers(40, len(lines)))
-        content = ("\ufeff" if before == "byte order mark" else "") + end.join(lines[:place]) + end
-        (tmp_path / "x.csv").write_bytes((content + end.join([bad, *lines[place:]])).encode())
-        layout = Layout() if named else Layout(("label", "x"))
-        refused(f"x.csv line {content.count(chr(10)) + 1}: {bad.count(',') + 1} columns, expected 2; cut short or a stray",
-                [tmp_path / "x.csv"], tmp_path / "made", layout)
-
-
-@pytest.mark.parametrize("size", [40, 1 << 20])
-def test_the_first_of_two_bad_rows_is_named(size, tmp_path, monkeypatch):
-    monkeypatch.setattr(stream, "CHUNK", size)
-    lines = rows_of(400)
-    lines[150] = lines[300] = "1"
-    (tmp_path / "x.txt").write_text("\n".join(lines))
-    refused("x.txt line 151: 1 columns", [tmp_path / "x.txt"], tmp_path / "made", Layout(("label", "x")))
-
-
-def test_a_file_cut_in_the_middle_of_a_row(tmp_path):
-    content = ("label,x,y\n" + "1,abc,5\n0,de,7\n" * 50).encode()
-    plan = Preparation("cut", "label", {"x": Rule(), "y": Rule()})
-    for cut in range(len(content) - 15, len(content) - 1):
-        (tmp_path / "x.csv").write_bytes(content[:cut])
-        last = content[:cut].split(b"\n")[-1]
-        if last and last.count(b",") < 2:
-            refused(f"x.csv line {content[:cut].count(10) + 1}: {last.count(b',') + 1} columns, expected 3",
-                    [tmp_path / "x.csv"], tmp_path / "made", plan=plan)
-    (tmp_path / "x.csv").write_bytes(content)
-    assert prepare([tmp_path / "x.csv"], Layout(), plan, tmp_path / "made").fields == ("x", "y")
-
-
-def test_a_gzip_that_ends_early_or_is_damaged(tmp_path):
-    rows = ("label,x\n" + "\n".join(rows_of(3000)) + "\n").encode()
-    content, rng = gzip.compress(rows), np.random.default_rng(0)
-    path = tmp_path / "x.csv.gz"
-    for cut in [1, 2, 5, 9, 10, 11, len(content) - 9, *range(len(content) - 8, len(content)),
-                *rng.integers(12, len(content), 15).tolist()]:
-        path.write_bytes(content[:cut])
-        refused("x.csv.gz (cannot be read .*: cut short or damaged|is not gzipped|is empty)", [path], tmp_path / "made")
-    for damaged in (content[:-8] + b"1234" + content[-4:], content[:-4] + b"1234", content + b"more",
-                    content[:2000] + bytes(40) + content[2040:]):
-        path.write_bytes(damaged)
-        refused("x.csv.gz cannot be read .*: cut short or damaged", [path], tmp_path / "made")
-    path.write_bytes(b"")
-    refused("x.csv.gz is empty", [path], tmp_path / "made")
-    path.write_bytes(rows)
-    refused("x.csv.gz is not gzipped, unlike its name; rename it to x.csv", [path], tmp_path / "made")
-    (tmp_path / "x.csv").write_bytes(content)
-    refused("x.csv is gzipped, unlike its name; rename it to x.csv.gz", [tmp_path / "x.csv"], tmp_path / "made")
-    path.write_bytes(gzip.compress(rows[:5000]) + gzip.compress(rows[5000:]))  # as `cat a.gz b.gz` has it
-    assert prepare([path], Layout(), Preparation("x", "label", {"x": Rule()}), tmp_path / "made")
-
-
-@pytest.mark.parametrize("size", [60, 1 << 20])
-def test_text_that_is_not_utf8_is_named_by_its_line(size, tmp_path, monkeypatch):
-    monkeypatch.setattr(stream, "CHUNK", size)
-    lines = [line.encode() for line in rows_of(200)]
-    lines[20] = b'1,"a\nb"'
-    lines[150] = b"1,caf\xe9"
-    (tmp_path / "x.csv").write_bytes(b"label,x\n" + b"\n".join(lines))
-    refused(r"x.csv line 153: b'\\xe9' is not UTF-8 text; write the file anew in that encoding",
-            [tmp_path / "x.csv"], tmp_path / "made")
-
-
-@pytest.mark.parametrize("size", [40, 1 << 20])
-def test_a_quotation_that_is_never_closed(size, tmp_path, monkeypatch):
-    monkeypatch.setattr(stream, "CHUNK", size)
-    lines = rows_of(300)
-    lines[120] = '1,"a'
-    (tmp_path / "x.csv").write_text("label,x\n" + "\n".join(lines))
-    refused("x.csv line 122: a quotation is opened here and never closed", [tmp_path / "x.csv"], tmp_path / "made")
-    (tmp_path / "y.csv").write_text('label,"x\n' + "\n".join(rows_of(300)))
-    refused("y.csv line 1: a quotation is opened here and never closed", [tmp_path / "y.csv"], tmp_path / "made")
-
-
 @pytest.mark.parametrize("content, problem", [
-    (b"", "x.csv is empty: expected a header"),
-    (b"\n\r\n\n", "x.csv is empty: expected a header"),
-    (b"\xef\xbb\xbf", "x.csv is empty: expected a header"),
-    (b"label,x", "x.csv: no rows"),
-    (b"label,x\n\n\n", "x.csv: no rows"),
-    (b"label,x,x\n1,2,3\n", "x.csv: column 'x' is there twice; rename one"),
-    (b"label,y\n1,2\n", "x.csv: column 'x' is not there; it has label, y"),
-    (b"label,\xff\n1,2\n", r"x.csv: the header .*is not UTF-8 text"),
-    ("label,x\n1,2\n".encode("utf-16"), r"x.csv: the header .*is not UTF-8 text"),
+    (b"label,x\n1,2\n0\n", "x.csv line 3: 1 columns, expected 2"),
     (b"label,x\n,2\n1,3\n", r"x.csv, row 0 \(counted from 0\): label 'label': missing, expected 0 or 1 \(in 1 rows\)"),
     (b"label,x\n0,2\n1,3\n2,3\n2,4\n", r"x.csv, row 2 \(counted from 0\): label 'label': '2', expected 0 or 1 \(in 2 rows\)"),
     (b"label,x\n0.0,2\n1.0,3\n", r"row 0 .*label 'label': '0.0', expected 0 or 1 \(in 2 rows\)"),
@@ -564,41 +348,19 @@ def test_tables_of_which_nothing_can_be_made(content, problem, tmp_path):
     refused(problem, [tmp_path / "x.csv"], tmp_path / "made")
 
 
-def test_files_that_do_not_fit_together_or_cannot_be_read(tmp_path, monkeypatch):
+def test_the_second_of_two_files_is_bad_or_missing(tmp_path):
     good, other = tmp_path / "good.csv", tmp_path / "other.csv"
     good.write_text("label,x\n" + "\n".join(rows_of(200)))
-    other.write_text("label,y\n1,2\n")
-    refused("other.csv: column 'x' is not there; it has label, y", [good, other], tmp_path / "made")
-    for path, problem in ((tmp_path / "no.csv", "no.csv: no such file"), (tmp_path, "is not a file")):
-        with pytest.raises(DataError, match=problem):
-            prepare([good, path], Layout(), Preparation("bad", "label", {"x": Rule()}), tmp_path / "made")
     other.write_text("label,x\n1,2\n,3\n")
     refused(r"other.csv, row 1 \(counted from 0\): label 'label': missing", [good, other], tmp_path / "made")
-    real = Path.open
-
-    def forbidden(path, *arguments, **named):
-        if path == other:
-            raise PermissionError(13, "Permission denied", str(path))
-        return real(path, *arguments, **named)
-
-    monkeypatch.setattr(Path, "open", forbidden)
-    refused("other.csv cannot be read .Permission denied.", [good, other], tmp_path / "made")
-
-
-def test_a_parquet_file_that_is_cut_short_or_damaged(tmp_path):
-    n = 5000
-    frame = pd.DataFrame({"label": np.arange(n) % 2, "x": np.random.default_rng(0).integers(0, 2**40, n).astype(str)})
-    path = tmp_path / "x.parquet"
-    frame.to_parquet(path, row_group_size=1000)
-    content = path.read_bytes()
-    for damaged in (b"", content[:3], content[:1000], content[:-1], content[:-20], content[:-5] + b"9" + content[-4:],
-                    content[: len(content) // 2] + b"\xff" * 3000 + content[len(content) // 2 + 3000 :]):
-        path.write_bytes(damaged)
-        refused("x.parquet cannot be read .*: cut short or damaged", [path], tmp_path / "made")
+    for path, problem in ((tmp_path / "no.csv", "no.csv: no such file"), (tmp_path, "is not a file")):
+        with pytest.raises(DataError, match=problem):
+            prepare([good, path], Layout(), Preparation("bad", "label", {"x": Rule()}), tmp_path / "none")
+    assert sorted(os.listdir(tmp_path)) == [".made.lock", "good.csv", "other.csv"]  # nothing was begun
 
 
 def test_a_value_that_is_no_number_is_named_by_its_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(stream, "CHUNK", 60)
+    monkeypatch.setattr(portions, "CHUNK", 60)
     plan = Preparation("bad", "label", {"x": Rule("number", 4)})
     for value, k in (("abc", 150), ("inf", 3), ("nan", 199), ("1_000", 20), ("1e999", 77)):
         lines = rows_of(200)
@@ -780,11 +542,12 @@ FORKS = '''
 import json, os, random, resource, signal, sys, time, hashlib
 from pathlib import Path
 import numpy as np
-from autodim import stream
-from autodim.stream import Layout, Preparation, Rule, prepare_files
+from autodim import portions
+from autodim.portions import Layout
+from autodim.stream import Preparation, Rule, prepare_files
 
 folder, files = Path(sys.argv[2]), [Path(sys.argv[1]) / f"{k}.csv" for k in range(3)]
-stream.CHUNK = 4000
+portions.CHUNK = 4000
 
 def prepare(folder, min_count=2):
     plan = Preparation("shop", "label", {"site": Rule(), "price": Rule("number", 5)}, min_count=min_count)
@@ -913,39 +676,6 @@ def test_values_of_a_field_that_is_one_or_none_or_odd(tmp_path):
     data = prepare([tmp_path / "x.csv"], Layout(), plan, tmp_path / "made")
     assert_same(data, expected_of(frame, plan))
     assert data.cardinalities == (2, 2, 2, 2, 5)
-
-
-def test_values_that_a_hash_may_mix_up(tmp_path, monkeypatch):
-    """Many distinct values over many chunks: each row keeps its own."""
-    monkeypatch.setattr(stream, "CHUNK", 5000)
-    n = 30_000
-    values = [f"{v:x}" for v in np.random.default_rng(99).permutation(n // 2)] * 2
-    labels = [k % 2 for k in range(n)]
-    (tmp_path / "x.txt").write_text("".join(f"{y}\t{v}\n" for y, v in zip(labels, values)))
-    plan = Preparation("many", "label", {"x": Rule()}, fractions=(0.9, 0.05, 0.05))
-    data = prepare([tmp_path / "x.txt"], Layout(("label", "x"), "\t", False), plan, tmp_path / "made")
-    known = data.vocabularies[0].values
-    rows = scattered_split(n, 0, plan.fractions).train
-    assert [known[i - 1] for i in data.train.ids[:, 0].tolist()] == [values[r] for r in rows]
-
-
-def test_chunks_are_parsed_in_threads_and_kept_in_order(tmp_path, monkeypatch):
-    """Whichever thread is done first."""
-    (tmp_path / "x.txt").write_text("".join(f"{k % 2}\t{k}\n" for k in range(600)))
-    monkeypatch.setattr(stream, "CHUNK", 100)
-    monkeypatch.setattr(stream.os, "cpu_count", lambda: 4)
-    real, seen, dice = parse, set(), np.random.default_rng(0).random(5000).tolist()
-
-    def slow(*arguments):
-        seen.add(threading.get_ident())
-        stream.time.sleep(dice.pop() * 0.005)
-        return real(*arguments)
-
-    monkeypatch.setattr(stream, "parse", slow)
-    plan = Preparation("x", "label", {"x": Rule("whole")})
-    data = prepare([tmp_path / "x.txt"], Layout(("label", "x"), "\t", False), plan, tmp_path / "made")
-    assert len(seen) > 1
-    assert_same(data, expected_of(pd.DataFrame({"label": [0, 1] * 300, "x": pd.Series(range(600), dtype="Int64")}), plan))
 
 
 def test_training_from_disk_learns_what_training_in_memory_does(make_data):

@@ -1,0 +1,304 @@
+"""autodim.portions against the tables that were written, against a plain loop, and against damage of every kind."""
+import gzip
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from written import NASTY, rows_of, written
+
+from autodim import portions
+from autodim.data import DataError
+from autodim.portions import Layout, blocks_of, column_of, line_ends, parse, read_files, read_lines
+
+
+def read(files, layout, wanted, folder):
+    """The texts of each wanted column, row by row, by the numbers that files were read into; None: missing."""
+    codes = read_files(files, layout, wanted, folder, progress=False)
+    found = {}
+    for c, name in enumerate(wanted):
+        values, places = codes.values(name)
+        values, found[name] = values.to_list(), []
+        assert len(set(values)) == len(values)
+        for portion, place in zip(codes.portions, places):
+            numbers = np.concatenate([np.empty(0, int), *(block[c] for block in blocks_of(portion, len(wanted)))])
+            assert numbers.tolist() == [k for block in column_of(portion, len(wanted), c) for k in block]
+            assert portion.missing[c] == (numbers < 0).sum()
+            assert len(place) == portion.sizes[c] == len(np.unique(numbers[numbers >= 0]))
+            found[name] += [None if k < 0 else values[place[k]] for k in numbers]
+    rows = [sum(portion.blocks) for portion in codes.portions]
+    assert codes.rows == sum(rows) == len(found[wanted[0]])
+    assert codes.starts() == [sum(rows[:k]) for k in range(len(rows))]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_rows_come_back_as_they_were_written(seed, tmp_path, monkeypatch):
+    """In any layout, cut into any chunks and files."""
+    rng, n = np.random.default_rng(seed), 300
+    quoted = bool(rng.random() < 0.8)
+    separator = str(rng.choice([",", "\t", ";", "|"])) if quoted else "\t"
+    some = np.array([*NASTY, None] if quoted else ["a", 'b"', '"', "'c", "é", " ", None], dtype=object)
+    texts = {name: rng.choice(rng.permutation(some)[: int(rng.integers(2, 9))], n) for name in "xyz"}
+    frame = pd.DataFrame(texts, dtype=object)
+    layout = Layout(() if quoted else ("x", "y", "z"), separator, quoted)
+    cuts = [0, *sorted(rng.integers(0, n, int(rng.integers(0, 3))).tolist()), n]  # a file may have no rows
+    files = []
+    for k, (start, stop) in enumerate(zip(cuts, cuts[1:])):
+        columns = rng.permutation(["x", "y", "z"]).tolist() if quoted else ["x", "y", "z"]
+        content, gzipped = written(rng, frame[start:stop], layout, columns), bool(rng.random() < 0.5)
+        files.append(tmp_path / f"{k}.txt{'.gz' if gzipped else ''}")
+        files[-1].write_bytes(gzip.compress(content) if gzipped else content)
+    for size in (40, 1 << 20):
+        monkeypatch.setattr(portions, "CHUNK", size)
+        assert read(files, layout, ("z", "x"), tmp_path / str(size)) == {name: texts[name].tolist() for name in "zx"}
+
+
+# ---------------------------------------------------------------- lines
+
+
+def loop_of_lines(content, separator):
+    """Ends of rows by a walk over the characters: a quotation opens at the start of a value, and there alone."""
+    ends, at_start, inside, place = [], True, False, 0
+    while place < len(content):
+        c = content[place : place + 1]
+        if inside:
+            if c == b'"':
+                if content[place + 1 : place + 2] == b'"':
+                    place += 1
+                else:
+                    inside = False
+        elif c == b'"' and at_start:
+            inside, at_start = True, False
+        elif c == b"\n":
+            ends.append(place + 1)
+            at_start = True
+        else:
+            at_start = c in (separator, b"\r")
+        place += 1
+    return ends
+
+
+def test_ends_of_lines_equal_a_walk_over_the_characters():
+    rng = np.random.default_rng(0)
+    for _ in range(4000):
+        content = b"".join(rng.choice([b'"', b"\n", b",", b"a", b'""', b"\r\n"], int(rng.integers(1, 14))).tolist())
+        assert line_ends(content, Layout()).tolist() == loop_of_lines(content, b","), content
+    assert line_ends(b'"\n"\n', Layout(quoted=False)).tolist() == [2, 4]
+
+
+def test_marks_amid_a_value_are_text_wherever_a_chunk_ends(tmp_path, monkeypatch):
+    """5" is no quotation."""
+    values = ['5"', '"a\nb"', '6"7"', "c", '"d""\n,"', '""', '8"']
+    texts = ['5"', "a\nb", '6"7"', "c", 'd"\n,', None, '8"']
+    chosen = np.random.default_rng(0).integers(0, 7, 400)
+    (tmp_path / "inches.csv").write_text("label,x\n" + "".join(f"1,{values[k]}\n" for k in chosen))
+    for size in (17, 18, 19, 23, 64, 1 << 20):
+        monkeypatch.setattr(portions, "CHUNK", size)
+        found = read([tmp_path / "inches.csv"], Layout(), ("x",), tmp_path / str(size))
+        assert found["x"] == [texts[k] for k in chosen]
+
+
+@pytest.mark.parametrize("size", [3, 5, 8, 64, 1 << 20])
+def test_chunks_are_whole_lines_with_their_numbers(size, tmp_path):
+    content = b'\xef\xbb\xbfa,b\r\n1,"x\ny"\n\n2,3\n4,5'
+    (tmp_path / "x.csv").write_bytes(content)
+    told = []
+    found = list(read_lines(tmp_path / "x.csv", Layout(), told.append, size))
+    assert b"".join(piece for _, piece in found) == content[3:] + b"\n" and sum(told) == len(content)
+    line = 1
+    for number, piece in found:
+        assert number == line and piece.endswith(b"\n") and piece.count(b'"') % 2 == 0
+        line += piece.count(b"\n")
+
+
+@pytest.mark.parametrize("size", [3, 30, 1 << 20])
+def test_only_the_first_byte_order_mark_is_none_of_the_text(size, tmp_path, monkeypatch):
+    """Wherever a chunk begins, one amid the file belongs to its value."""
+    monkeypatch.setattr(portions, "CHUNK", size)
+    (tmp_path / "x.csv").write_text("\ufeffx,label\n" + "a,1\n\ufeffa,0\n" * 50)
+    assert read([tmp_path / "x.csv"], Layout(), ("x",), tmp_path / "codes")["x"] == ["a", "\ufeffa"] * 50
+
+
+def test_values_that_a_hash_may_mix_up(tmp_path, monkeypatch):
+    """Many distinct values over many chunks: each row keeps its own."""
+    monkeypatch.setattr(portions, "CHUNK", 5000)
+    values = [f"{v:x}" for v in np.random.default_rng(99).permutation(15_000)] * 2
+    (tmp_path / "x.txt").write_text("".join(f"1\t{v}\n" for v in values))
+    assert read([tmp_path / "x.txt"], Layout(("label", "x"), "\t", False), ("x",), tmp_path / "codes")["x"] == values
+
+
+def test_chunks_are_parsed_in_threads_and_kept_in_order(tmp_path, monkeypatch):
+    """Whichever thread is done first."""
+    (tmp_path / "x.txt").write_text("".join(f"{k % 2}\t{k}\n" for k in range(600)))
+    monkeypatch.setattr(portions, "CHUNK", 100)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    real, seen, dice = parse, set(), np.random.default_rng(0).random(5000).tolist()
+
+    def slow(*arguments):
+        seen.add(threading.get_ident())
+        time.sleep(dice.pop() * 0.005)
+        return real(*arguments)
+
+    monkeypatch.setattr(portions, "parse", slow)
+    found = read([tmp_path / "x.txt"], Layout(("label", "x"), "\t", False), ("label", "x"), tmp_path / "codes")
+    assert len(seen) > 1
+    assert found == {"label": ["0", "1"] * 300, "x": [str(k) for k in range(600)]}
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def refused(match, files, folder, layout=Layout(), wanted=("label", "x")):
+    """Reading raises one DataError, of one line; what it left in the scratch folder is cleared away."""
+    with pytest.raises(DataError, match=match) as error:
+        read_files(files, layout, wanted, folder, progress=False)
+    assert "\n" not in str(error.value)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("size", [40, 200, 1 << 20])
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("before", ["plain", "empty lines", "quoted line breaks", "CRLF", "byte order mark"])
+def test_a_wrong_number_of_columns_is_named_by_its_line(before, named, size, tmp_path, monkeypatch):
+    """The line is the one that an editor shows, wherever chunks end and whatever comes before."""
+    monkeypatch.setattr(portions, "CHUNK", size)
+    end = "\r\n" if before == "CRLF" else "\n"
+    rng = np.random.default_rng(size)
+    for bad in ("1", "0,a,b", "1,a,", ",,,,,"):
+        lines = ["label,x"] * named + rows_of(120)
+        if before == "empty lines":
+            for place in sorted(rng.integers(0, len(lines), 30).tolist(), reverse=True):
+                lines.insert(place, "")
+        if before == "quoted line breaks":
+            for place in rng.integers(named, len(lines), 30).tolist():
+                lines[place] = '1,"two\n\nlines, ""or"" three"'
+        place = int(rng.integers(40, len(lines)))
+        content = ("\ufeff" if before == "byte order mark" else "") + end.join(lines[:place]) + end
+        (tmp_path / "x.csv").write_bytes((content + end.join([bad, *lines[place:]])).encode())
+        layout = Layout() if named else Layout(("label", "x"))
+        line, found = content.count("\n") + 1, bad.count(",") + 1
+        refused(f"x.csv line {line}: {found} columns, expected 2; cut short or a stray",
+                [tmp_path / "x.csv"], tmp_path / "made", layout)
+
+
+@pytest.mark.parametrize("size", [40, 1 << 20])
+def test_the_first_of_two_bad_rows_is_named(size, tmp_path, monkeypatch):
+    monkeypatch.setattr(portions, "CHUNK", size)
+    lines = rows_of(400)
+    lines[150] = lines[300] = "1"
+    (tmp_path / "x.txt").write_text("\n".join(lines))
+    refused("x.txt line 151: 1 columns", [tmp_path / "x.txt"], tmp_path / "made", Layout(("label", "x")))
+
+
+def test_a_file_cut_in_the_middle_of_a_row(tmp_path):
+    content = ("label,x,y\n" + "1,abc,5\n0,de,7\n" * 50).encode()
+    for cut in range(len(content) - 15, len(content) - 1):
+        (tmp_path / "x.csv").write_bytes(content[:cut])
+        last = content[:cut].split(b"\n")[-1]
+        if last and last.count(b",") < 2:
+            refused(f"x.csv line {content[:cut].count(10) + 1}: {last.count(b',') + 1} columns, expected 3",
+                    [tmp_path / "x.csv"], tmp_path / "made", wanted=("label", "x", "y"))
+    (tmp_path / "x.csv").write_bytes(content)
+    assert read([tmp_path / "x.csv"], Layout(), ("y",), tmp_path / "made")["y"] == ["5", "7"] * 50
+
+
+def test_a_gzip_that_ends_early_or_is_damaged(tmp_path):
+    rows = ("label,x\n" + "\n".join(rows_of(3000)) + "\n").encode()
+    content, rng = gzip.compress(rows), np.random.default_rng(0)
+    path = tmp_path / "x.csv.gz"
+    for cut in [1, 2, 5, 9, 10, 11, len(content) - 9, *range(len(content) - 8, len(content)),
+                *rng.integers(12, len(content), 15).tolist()]:
+        path.write_bytes(content[:cut])
+        refused("x.csv.gz (cannot be read .*: cut short or damaged|is not gzipped|is empty)", [path], tmp_path / "made")
+    for damaged in (content[:-8] + b"1234" + content[-4:], content[:-4] + b"1234", content + b"more",
+                    content[:2000] + bytes(40) + content[2040:]):
+        path.write_bytes(damaged)
+        refused("x.csv.gz cannot be read .*: cut short or damaged", [path], tmp_path / "made")
+    path.write_bytes(b"")
+    refused("x.csv.gz is empty", [path], tmp_path / "made")
+    path.write_bytes(rows)
+    refused("x.csv.gz is not gzipped, unlike its name; rename it to x.csv", [path], tmp_path / "made")
+    (tmp_path / "x.csv").write_bytes(content)
+    refused("x.csv is gzipped, unlike its name; rename it to x.csv.gz", [tmp_path / "x.csv"], tmp_path / "made")
+    path.write_bytes(gzip.compress(rows[:5000]) + gzip.compress(rows[5000:]))  # as `cat a.gz b.gz` has it
+    assert read([path], Layout(), ("x",), tmp_path / "made")["x"] == [row.split(",")[1] for row in rows_of(3000)]
+
+
+@pytest.mark.parametrize("size", [60, 1 << 20])
+def test_text_that_is_not_utf8_is_named_by_its_line(size, tmp_path, monkeypatch):
+    monkeypatch.setattr(portions, "CHUNK", size)
+    lines = [line.encode() for line in rows_of(200)]
+    lines[20] = b'1,"a\nb"'
+    lines[150] = b"1,caf\xe9"
+    (tmp_path / "x.csv").write_bytes(b"label,x\n" + b"\n".join(lines))
+    refused(r"x.csv line 153: b'\\xe9' is not UTF-8 text; write the file anew in that encoding",
+            [tmp_path / "x.csv"], tmp_path / "made")
+
+
+@pytest.mark.parametrize("size", [40, 1 << 20])
+def test_a_quotation_that_is_never_closed(size, tmp_path, monkeypatch):
+    monkeypatch.setattr(portions, "CHUNK", size)
+    lines = rows_of(300)
+    lines[120] = '1,"a'
+    (tmp_path / "x.csv").write_text("label,x\n" + "\n".join(lines))
+    refused("x.csv line 122: a quotation is opened here and never closed", [tmp_path / "x.csv"], tmp_path / "made")
+    (tmp_path / "y.csv").write_text('label,"x\n' + "\n".join(rows_of(300)))
+    refused("y.csv line 1: a quotation is opened here and never closed", [tmp_path / "y.csv"], tmp_path / "made")
+
+
+@pytest.mark.parametrize("content, problem", [
+    (b"", "x.csv is empty: expected a header"),
+    (b"\n\r\n\n", "x.csv is empty: expected a header"),
+    (b"\xef\xbb\xbf", "x.csv is empty: expected a header"),
+    (b"label,x", "x.csv: no rows"),
+    (b"label,x\n\n\n", "x.csv: no rows"),
+    (b"label,x,x\n1,2,3\n", "x.csv: column 'x' is there twice; rename one"),
+    (b"label,y\n1,2\n", "x.csv: column 'x' is not there; it has label, y"),
+    (b"label,\xff\n1,2\n", r"x.csv: the header .*is not UTF-8 text"),
+    ("label,x\n1,2\n".encode("utf-16"), r"x.csv: the header .*is not UTF-8 text"),
+])
+def test_tables_without_a_header_or_rows(content, problem, tmp_path):
+    (tmp_path / "x.csv").write_bytes(content)
+    refused(problem, [tmp_path / "x.csv"], tmp_path / "made")
+
+
+def test_files_that_do_not_fit_together_or_cannot_be_read(tmp_path, monkeypatch):
+    good, other = tmp_path / "good.csv", tmp_path / "other.csv"
+    good.write_text("label,x\n" + "\n".join(rows_of(200)))
+    other.write_text("label,y\n1,2\n")
+    refused("other.csv: column 'x' is not there; it has label, y", [good, other], tmp_path / "made")
+    for path, problem in ((tmp_path / "no.csv", "no.csv: no such file"), (tmp_path, "is not a file")):
+        refused(problem, [good, path], tmp_path / "made")
+    other.write_text("label,x\n1,2\n")
+    real = Path.open
+
+    def forbidden(path, *arguments, **named):
+        if path == other:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", forbidden)
+    refused("other.csv cannot be read .Permission denied.", [good, other], tmp_path / "made")
+
+
+def test_a_parquet_file_that_is_cut_short_or_damaged(tmp_path):
+    n = 5000
+    frame = pd.DataFrame({"label": np.arange(n) % 2, "x": np.random.default_rng(0).integers(0, 2**40, n).astype(str)})
+    path = tmp_path / "x.parquet"
+    frame.to_parquet(path, row_group_size=1000)
+    content = path.read_bytes()
+    for damaged in (b"", content[:3], content[:1000], content[:-1], content[:-20], content[:-5] + b"9" + content[-4:],
+                    content[: len(content) // 2] + b"\xff" * 3000 + content[len(content) // 2 + 3000 :]):
+        path.write_bytes(damaged)
+        refused("x.parquet cannot be read .*: cut short or damaged", [path], tmp_path / "made")
+
+
+def test_a_parquet_column_without_a_text(tmp_path):
+    pd.DataFrame({"label": [0, 1], "x": [[1], [2]]}).to_parquet(tmp_path / "list.parquet")
+    refused("list.parquet: column 'x' is of type list<.*leave it out, or write it as text", [tmp_path / "list.parquet"],
+            tmp_path / "made")
