@@ -24,7 +24,7 @@ from .retrain import FitResult, TrainConfig, fit, retrain
 from .search import SearchConfig, SearchResult, search
 
 # %% ../nbs/10_backbones.ipynb #2e1f134c
-EQUAL = ("linear", "zero-padding", "linear-all")
+EQUAL = ("linear", "zero-padding")
 
 
 class Align(nn.Module):
@@ -34,18 +34,20 @@ class Align(nn.Module):
 
     Args:
         widths: dimension of each field's embedding [M].
-        equal: how narrower ones become d wide, "linear" (W_m, b_m of each field) or "zero-padding"; "linear-all" gives
-            fields that are d wide a W_m and b_m too.
+        equal: how narrower ones become d wide, "linear" (W_m, b_m of each field) or "zero-padding".
+        least: d is at least this, even if no field is so wide.
         scaled: multiply each field's by a number that is learnt, for embeddings of unit variance.
     """
 
-    def __init__(self, widths: Sequence[int], equal: str = "linear", scaled: bool = False) -> None:
+    def __init__(
+        self, widths: Sequence[int], equal: str = "linear", least: int = 0, scaled: bool = False
+    ) -> None:
         super().__init__()
         if equal not in EQUAL:
             raise ValueError(f"equal={equal!r}: expected one of {', '.join(EQUAL)}")
-        self.widths, self.d = tuple(widths), max(widths)
-        self.changed = [width < self.d or equal == "linear-all" for width in widths]
-        self.projected = [] if equal == "zero-padding" else [w for w, changed in zip(widths, self.changed) if changed]
+        self.widths, self.d = tuple(widths), max(*widths, least)
+        self.narrow = [width for width in widths if width < self.d]
+        self.projected = self.narrow if equal == "linear" else []
         if self.projected:
             rows = [nn.init.orthogonal_(torch.empty(width, self.d)) for width in self.projected]
             self.weight = nn.Parameter(torch.cat(rows))  # W_m of these fields, one below the other
@@ -53,7 +55,7 @@ class Align(nn.Module):
         self.scale = nn.Parameter(torch.full((len(widths),), 0.1)) if scaled else None
 
     def forward(self, h0: torch.Tensor) -> torch.Tensor:
-        if not any(self.changed):
+        if not self.narrow:
             x = h0.unflatten(1, (len(self.widths), self.d))
         else:
             x = torch.stack(list(self.widened(h0)), 1)
@@ -62,11 +64,11 @@ class Align(nn.Module):
     def widened(self, h0: torch.Tensor) -> Iterator[torch.Tensor]:
         """Each field's embeddings in d dimensions: [B, d(, K)] each."""
         projections = zip(self.weight.split(self.projected), self.bias) if self.projected else None
-        for part, changed in zip(h0.split(self.widths, 1), self.changed):
-            if changed and projections:
+        for part in h0.split(self.widths, 1):
+            if part.shape[1] < self.d and projections:
                 weight, bias = next(projections)
                 part = (part.transpose(1, -1) @ weight + bias).transpose(1, -1)  # of [B, d_m] itself
-            elif changed:
+            elif part.shape[1] < self.d:
                 part = F.pad(part, (0, 0) * (part.dim() - 2) + (0, self.d - part.shape[1]))
             yield part
 
@@ -106,14 +108,14 @@ class FM(nn.Module):
     """Factorisation machine (Rendle, 2010): the linear part and all inner products of two fields.
 
     Args:
-        equal, scaled: see `Align`.
+        equal, least, scaled: see `Align`.
     """
 
     def __init__(
-        self, widths: Sequence[int], cardinalities: Sequence[int], equal: str = "linear", scaled: bool = False
+        self, widths: Sequence[int], cardinalities: Sequence[int], equal: str = "linear", least: int = 0, scaled: bool = False
     ) -> None:
         super().__init__()
-        self.align, self.linear = Align(widths, equal, scaled), Linear(cardinalities)
+        self.align, self.linear = Align(widths, equal, least, scaled), Linear(cardinalities)
 
     def forward(self, h0: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         return self.linear(ids) + bi_interaction(self.align(h0)).sum(1)
@@ -124,10 +126,10 @@ class DeepFM(nn.Module):
 
     def __init__(
         self, widths: Sequence[int], cardinalities: Sequence[int], hidden: Sequence[int] = (512, 512),
-        dropout: float = 0.5, bfloat16: bool = False, equal: str = "linear", scaled: bool = False,
+        dropout: float = 0.5, bfloat16: bool = False, equal: str = "linear", least: int = 0, scaled: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.align, self.linear = Align(widths, equal, scaled), Linear(cardinalities)
+        self.align, self.linear = Align(widths, equal, least, scaled), Linear(cardinalities)
         self.deep = MLP([self.align.d] * len(widths), cardinalities, hidden, dropout, bfloat16)
 
     def forward(self, h0: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -140,10 +142,10 @@ class NFM(nn.Module):
 
     def __init__(
         self, widths: Sequence[int], cardinalities: Sequence[int], hidden: Sequence[int] = (512, 512),
-        dropout: float = 0.5, bfloat16: bool = False, equal: str = "linear",
+        dropout: float = 0.5, bfloat16: bool = False, equal: str = "linear", least: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.align, self.linear = Align(widths, equal), Linear(cardinalities)
+        self.align, self.linear = Align(widths, equal, least), Linear(cardinalities)
         self.deep = MLP([self.align.d], cardinalities, hidden, dropout, bfloat16)
 
     def forward(self, h0: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -154,15 +156,15 @@ class AFM(nn.Module):
     """Attentional FM (Xiao et al., 2017): the products of two fields, weighted by attention.
 
     Args:
-        equal: see `Align`.
+        equal, least: see `Align`.
         attention: width of the attention's hidden layer.
     """
 
     def __init__(
-        self, widths: Sequence[int], cardinalities: Sequence[int], equal: str = "linear", attention: int = 8
+        self, widths: Sequence[int], cardinalities: Sequence[int], equal: str = "linear", least: int = 0, attention: int = 8
     ) -> None:
         super().__init__()
-        self.align, self.linear = Align(widths, equal), Linear(cardinalities)
+        self.align, self.linear = Align(widths, equal, least), Linear(cardinalities)
         self.register_buffer("pairs", torch.triu_indices(len(widths), len(widths), 1), persistent=False)  # [2, P]
         self.hidden = nn.Linear(self.align.d, attention)
         self.score, self.out = nn.Linear(attention, 1, bias=False), nn.Linear(self.align.d, 1, bias=False)
@@ -179,20 +181,20 @@ class FFM(nn.Module):
 
     Args:
         widths: (M - 1)·d_m of each field: its M - 1 tables for the other fields in their order, digit by digit [M].
-        equal, scaled: see `Align`.
+        equal, least, scaled: see `Align`.
 
     Raises:
         ValueError: a width is no multiple of M - 1.
     """
 
     def __init__(
-        self, widths: Sequence[int], cardinalities: Sequence[int], equal: str = "linear", scaled: bool = False
+        self, widths: Sequence[int], cardinalities: Sequence[int], equal: str = "linear", least: int = 0, scaled: bool = False
     ) -> None:
         super().__init__()
         self.others = len(widths) - 1
         if self.others < 1 or any(width % self.others for width in widths):
             raise ValueError(f"widths {tuple(widths)}: FFM needs M - 1 = {self.others} tables a field, and two fields")
-        self.align = Align([width // self.others for width in widths], equal)
+        self.align = Align([width // self.others for width in widths], equal, least)
         self.scale = nn.Parameter(torch.full((len(widths),), 0.1)) if scaled else None  # of pairs: they are fewer
         self.linear = Linear(cardinalities)
         self.register_buffer("pairs", torch.triu_indices(len(widths), len(widths), 1), persistent=False)  # [2, P]
@@ -221,10 +223,10 @@ class PNN(nn.Module):
 
     def __init__(
         self, widths: Sequence[int], cardinalities: Sequence[int], outer: bool, hidden: Sequence[int] = (512, 512),
-        dropout: float = 0.5, bfloat16: bool = False, equal: str = "linear",
+        dropout: float = 0.5, bfloat16: bool = False, equal: str = "linear", least: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.align, self.outer = Align(widths, equal), outer
+        self.align, self.outer = Align(widths, equal, least), outer
         self.register_buffer("pairs", torch.triu_indices(len(widths), len(widths), 1), persistent=False)
         products = self.align.d**2 if outer else self.pairs.shape[1]
         self.deep = MLP([len(widths) * self.align.d, products], cardinalities, hidden, dropout, bfloat16)
@@ -247,10 +249,10 @@ class FNN(nn.Module):
 
     def __init__(
         self, widths: Sequence[int], cardinalities: Sequence[int], hidden: Sequence[int] = (512, 512),
-        dropout: float = 0.5, bfloat16: bool = False, equal: str = "linear",
+        dropout: float = 0.5, bfloat16: bool = False, equal: str = "linear", least: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.align, self.linear = Align(widths, equal), Linear(cardinalities)
+        self.align, self.linear = Align(widths, equal, least), Linear(cardinalities)
         self.deep = MLP([1 + self.align.d] * len(widths), cardinalities, hidden, dropout, bfloat16)
 
     def forward(self, h0: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -277,16 +279,16 @@ class AutoInt(nn.Module):
     """AutoInt (Song et al., 2019), without an MLP beside it.
 
     Args:
-        equal: see `Align`.
+        equal, least: see `Align`.
         layers, heads, head_width: of the attention.
     """
 
     def __init__(
-        self, widths: Sequence[int], cardinalities: Sequence[int], equal: str = "linear", layers: int = 2,
+        self, widths: Sequence[int], cardinalities: Sequence[int], equal: str = "linear", least: int = 0, layers: int = 2,
         heads: int = 2, head_width: int = 8,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.align, n_out = Align(widths, equal), heads * head_width
+        self.align, n_out = Align(widths, equal, least), heads * head_width
         inputs = [self.align.d] + [n_out] * (layers - 1)
         self.layers = nn.Sequential(*[Attention(n_in, heads, head_width) for n_in in inputs])
         self.out = nn.Linear(len(widths) * n_out, 1)
@@ -330,10 +332,11 @@ class XDeepFM(nn.Module):
 
     def __init__(
         self, widths: Sequence[int], cardinalities: Sequence[int], hidden: Sequence[int] = (512, 512),
-        dropout: float = 0.5, bfloat16: bool = False, equal: str = "linear", maps: Sequence[int] = (32, 32),
+        dropout: float = 0.5, bfloat16: bool = False, equal: str = "linear", least: int = 0,
+        maps: Sequence[int] = (32, 32),
     ) -> None:  # fmt: skip
         super().__init__()
-        self.align, self.linear, n_fields = Align(widths, equal), Linear(cardinalities), len(widths)
+        self.align, self.linear, n_fields = Align(widths, equal, least), Linear(cardinalities), len(widths)
         before = [n_fields, *maps]
         self.maps = nn.ModuleList(nn.Linear(h * n_fields, n, bias=False) for h, n in zip(before, maps))
         self.out = nn.Linear(sum(maps), 1, bias=False)
@@ -379,7 +382,7 @@ class Network:
     Args:
         name: one of `BACKBONES`.
         hidden, dropout, bfloat16: of its MLP, if it has one; see `MLP`.
-        equal: how embeddings get one dimension, if they must: one of `EQUAL`; see `Align`.
+        equal, least: how embeddings get one dimension, if they must, and the least it may be; see `Align`.
         scaled: in the search, embeddings whose products are summed have a scale that is learnt; False: they have none.
 
     Raises:
@@ -391,6 +394,7 @@ class Network:
     dropout: float = 0.5
     bfloat16: bool = False
     equal: str = "linear"
+    least: int = 0
     scaled: bool = True
 
     def __post_init__(self) -> None:
@@ -405,7 +409,7 @@ class Network:
         if kind.deep:
             settings |= {"hidden": self.hidden, "dropout": self.dropout, "bfloat16": self.bfloat16}
         if kind.equal:
-            settings["equal"] = self.equal
+            settings |= {"equal": self.equal, "least": self.least}
         if kind.sums:
             settings["scaled"] = search and self.scaled
         return partial(kind.build, **settings)

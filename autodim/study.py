@@ -85,6 +85,7 @@ class Run:
     bfloat16: bool = field(default=False, metadata={"later": True})  # matrix products of training; see `MLP`
     backbone: str = field(default="MLP", metadata={"later": True})  # the network after the embeddings; see `Network`
     equal: str = field(default="linear", metadata={"later": True})  # how it makes dimensions equal; see `Align`
+    least: int = field(default=0, metadata={"later": True})  # the least dimension that it makes; see `Align`
     scaled: bool = field(default=True, metadata={"later": True})  # of its search; see `Network`
 
     def __post_init__(self) -> None:
@@ -172,7 +173,7 @@ def make_grid(
 # %% ../nbs/13_study.ipynb #2afad01d
 def network_of(run: Run) -> Network:
     """The network after the embeddings, as the run configures it."""
-    return Network(run.backbone, run.hidden, run.dropout, run.bfloat16, run.equal, run.scaled)
+    return Network(run.backbone, run.hidden, run.dropout, run.bfloat16, run.equal, run.least, run.scaled)
 
 # %% ../nbs/13_study.ipynb #cc1da325
 def find_dims(run: Run, data: Data, progress: bool = True) -> tuple[dict[str, int], SearchResult | None]:

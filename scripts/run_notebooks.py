@@ -3,7 +3,7 @@
 Each notebook runs in a fresh kernel in nbs/. What differs from run to run does not stay: progress bars and warnings
 (shown here, dropped there), execution counts and metadata (nbdev_clean). A notebook that fails is left as it was.
 
-    python scripts/run_notebooks.py [NOTEBOOK ...]      # without names: 00 to 11, experiments, index
+    python scripts/run_notebooks.py [NOTEBOOK ...]      # without names: the components, experiments, index
 """
 import os
 import subprocess
