@@ -112,8 +112,9 @@ class FM(nn.Module):
     """
 
     def __init__(
-        self, widths: Sequence[int], cardinalities: Sequence[int], equal: str = "linear", least: int = 0, scaled: bool = False
-    ) -> None:
+        self, widths: Sequence[int], cardinalities: Sequence[int],
+        equal: str = "linear", least: int = 0, scaled: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.align, self.linear = Align(widths, equal, least, scaled), Linear(cardinalities)
 
@@ -161,8 +162,9 @@ class AFM(nn.Module):
     """
 
     def __init__(
-        self, widths: Sequence[int], cardinalities: Sequence[int], equal: str = "linear", least: int = 0, attention: int = 8
-    ) -> None:
+        self, widths: Sequence[int], cardinalities: Sequence[int],
+        equal: str = "linear", least: int = 0, attention: int = 8,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.align, self.linear = Align(widths, equal, least), Linear(cardinalities)
         self.register_buffer("pairs", torch.triu_indices(len(widths), len(widths), 1), persistent=False)  # [2, P]
@@ -188,8 +190,9 @@ class FFM(nn.Module):
     """
 
     def __init__(
-        self, widths: Sequence[int], cardinalities: Sequence[int], equal: str = "linear", least: int = 0, scaled: bool = False
-    ) -> None:
+        self, widths: Sequence[int], cardinalities: Sequence[int],
+        equal: str = "linear", least: int = 0, scaled: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.others = len(widths) - 1
         if self.others < 1 or any(width % self.others for width in widths):
@@ -284,7 +287,8 @@ class AutoInt(nn.Module):
     """
 
     def __init__(
-        self, widths: Sequence[int], cardinalities: Sequence[int], equal: str = "linear", least: int = 0, layers: int = 2,
+        self, widths: Sequence[int], cardinalities: Sequence[int],
+        equal: str = "linear", least: int = 0, layers: int = 2,
         heads: int = 2, head_width: int = 8,
     ) -> None:  # fmt: skip
         super().__init__()
