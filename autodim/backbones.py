@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EQUAL', 'BACKBONES', 'Align', 'Linear', 'WideDeep', 'bi_interaction', 'FM', 'DeepFM', 'NFM', 'AFM', 'FFM', 'PNN',
            'FNN', 'Attention', 'AutoInt', 'DCN', 'XDeepFM', 'Kind', 'Network', 'search_network', 'make_model',
-           'retrain_network']
+           'table_dims', 'retrain_network']
 
 # %% ../nbs/10_backbones.ipynb #61580939
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .data import Data
-from .lookup import FieldEmbedding, block_starts, uniform_candidates
+from .lookup import FieldEmbedding, uniform_candidates
 from .models import ALONE, DLRS, MLP, Checkpoint, MakeBackbone, Processes
 from .retrain import FitResult, TrainConfig, fit, retrain
 from .search import SearchConfig, SearchResult, search
@@ -390,7 +390,7 @@ class Network:
         scaled: in the search, embeddings whose products are summed have a scale that is learnt; False: they have none.
 
     Raises:
-        ValueError: the name, or `equal`, is not known.
+        ValueError: the name, `equal` or `least` is none.
     """
 
     name: str = "MLP"
@@ -406,6 +406,8 @@ class Network:
             raise ValueError(f"backbone {self.name!r}: expected one of {', '.join(BACKBONES)}")
         if self.equal not in EQUAL:
             raise ValueError(f"equal={self.equal!r}: expected one of {', '.join(EQUAL)}")
+        if self.least < 0:
+            raise ValueError(f"least={self.least}: expected a dimension, or 0")
 
     def make(self, search: bool = False) -> MakeBackbone:
         """A factory of it, for the search or for retraining."""
@@ -419,7 +421,13 @@ class Network:
         return partial(kind.build, **settings)
 
     def tables(self, n_fields: int) -> int:
-        """Tables of its dimension that each field has: one, but M - 1 for FFM."""
+        """Tables of its dimension that each field has: one, but M - 1 for FFM.
+
+        Raises:
+            ValueError: FFM with a single field.
+        """
+        if self.name == "FFM" and n_fields < 2:
+            raise ValueError(f"FFM needs two fields or more, and there is {n_fields}: take another backbone")
         return n_fields - 1 if self.name == "FFM" else 1
 
 # %% ../nbs/10_backbones.ipynb #6250ace6
@@ -438,6 +446,12 @@ def search_network(
 def make_model(cardinalities: Sequence[int], dims: Sequence[int], network: Network = Network()) -> DLRS:
     """A fresh model with these dimensions [M] of each table, and this network after the embeddings."""
     return DLRS(cardinalities, [d * network.tables(len(dims)) for d in dims], network.make())
+
+
+def table_dims(model: DLRS) -> list[int]:
+    """The dimension of each of a field's tables [M], as `make_model` took it."""
+    tables = model.backbone.others if isinstance(model.backbone, FFM) else 1
+    return [width // tables for width in model.embedding.widths]
 
 
 def retrain_network(

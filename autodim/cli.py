@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from . import __version__
-from .backbones import BACKBONES
+from .backbones import BACKBONES, FFM
 from .data import Data, DataError, Part, vocabulary_from_dict, vocabulary_to_dict
 from autodim.estimator import (
     AutoDim, check_settings, load, network_of, plain_settings, prepare_step, search_step, train_step,
@@ -350,13 +350,17 @@ FORMATS = ("onnx", "torchrec", "fuxictr", "deepctr")
 
 
 def export_command(options: argparse.Namespace) -> Answer:
-    """Write files that other libraries load: ONNX, TorchRec, FuxiCTR, DeepCTR-Torch."""
+    """Write files that other libraries load: ONNX, TorchRec, FuxiCTR, DeepCTR-Torch; of an FFM ONNX alone."""
     folder = Path(options.run)
     to, model = Path(options.to or folder / "export"), trained_of(folder)
     dims, vocabularies = model.dims_, model.vocabularies_
+    one_table = not isinstance(model.model_.backbone, FFM)  # a field, as the libraries have it
+    formats = options.format or (FORMATS if one_table else ("onnx",))
+    if not one_table and set(formats) != {"onnx"}:
+        raise ValueError("FFM has M - 1 tables a field, and these libraries describe one: autodim export --format onnx")
     write_vocabularies(vocabularies, to / "vocabularies.json")
     files = [to / "vocabularies.json"]
-    for name in options.format or FORMATS:
+    for name in formats:
         if name == "onnx":
             write_onnx(model.model_, [v.name for v in vocabularies], to / "model.onnx")
             files += [to / "model.onnx"]

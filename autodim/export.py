@@ -23,6 +23,7 @@ import safetensors.torch
 import torch
 import torch.nn as nn
 
+from .backbones import FFM, table_dims
 from .data import DataError, Vocabulary, vocabulary_from_dict, vocabulary_to_dict
 from .lookup import FieldEmbedding, block_starts
 from .models import DLRS
@@ -132,10 +133,12 @@ def write_torchrec(
     The weights are a state dict of an `EmbeddingBagCollection`: `embedding_bags.t_<field>.weight`, [rows, dim].
 
     Raises:
-        ValueError: dims, vocabularies and model do not belong together; nothing is written then.
+        ValueError: dims, vocabularies and model do not belong together, or it is an FFM; nothing is written then.
         DataError: a file cannot be written.
     """
     path, tables = Path(path), embedding_tables(dims, vocabularies)
+    if model is not None and isinstance(model.backbone, FFM):
+        raise ValueError("FFM has M - 1 tables a field, and TorchRec's file describes one: export ONNX")
     weights = [] if model is None else table_weights(model.embedding, tables)
     entries = torchrec_tables(dims, vocabularies)
     if model is not None:
@@ -250,7 +253,7 @@ def write_onnx(model: DLRS, fields: Sequence[str], path: str | Path) -> None:
     """
     if not (importlib.util.find_spec("onnx") and importlib.util.find_spec("onnxscript")):
         raise ImportError("the export to ONNX needs two more packages: pip install onnx onnxscript")
-    dims = list(model.embedding.widths)
+    dims = table_dims(model)
     if len(fields) != len(dims) or len(set(fields)) < len(fields):
         raise ValueError(f"the model has {len(dims)} fields, expected as many different names, not {list(fields)}")
     size = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
