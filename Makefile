@@ -48,7 +48,7 @@ $(PEERS)/.installed: requirements-peers.txt $(STAMP)
 test: setup peers  ## all that CI checks: the house, every notebook, pytest
 	$(BIN)/pytest --quiet -m house tests/test_house.py
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --do_print --n_workers 2
-	OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses 2 --dist worksteal tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses 2 --dist loadgroup tests
 
 bench: setup  ## speed on this machine, as ratios; minutes, best on an idle machine
 	$(BIN)/papermill nbs/exp_speed.ipynb out/exp_speed.ipynb -y 'parts: [steps, growth, backbones]'

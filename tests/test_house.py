@@ -326,6 +326,7 @@ def quick_out(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("quick")
 
 
+@pytest.mark.xdist_group("experiments")  # by one process after the other, for their rows' sake
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_experiment_runs_through_papermill(path, root, tmp_path, quick_out):
     """The quick configuration, all its files in a temporary folder, and the committed ones untouched."""
