@@ -136,7 +136,7 @@ class Lookup(nn.Module):
         return few and large and len(ids) > 1 and ids.device.type == "cpu"
 
     def distinct(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The U values of ids [B, M]: their columns [U, S], how often a field has each [M, U], and where they stand [B, M]."""
+        """The U values of ids [B, M]: columns [U, S], how often fields have each [M, U], where each stands [B, M]."""
         table = self.embedding.tables[0]
         places = ids + table.offsets  # [B, M]
         counts = torch.bincount(places.flatten(), minlength=table.num_embeddings)
