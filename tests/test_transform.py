@@ -16,10 +16,10 @@ all_forms = pytest.mark.parametrize("branches", [True, False], ids=["branches", 
 all_lookups = pytest.mark.parametrize("lookup_class", LOOKUPS)
 
 
-@pytest.fixture(params=[2**62, 0], ids=["rows", "values"], autouse=True)
-def large_block(request, monkeypatch) -> int:
-    """Each test twice: no block is large enough to be normalised by its distinct values, and every one is."""
-    monkeypatch.setattr(lookup_module, "LARGE_BLOCK", request.param)
+@pytest.fixture(params=[2**62, -(2**62)], ids=["rows", "values"], autouse=True)
+def saved_at_least(request, monkeypatch) -> int:
+    """Each test twice: no block saves enough to be normalised by its distinct values, and every one does."""
+    monkeypatch.setattr(lookup_module, "SAVED_AT_LEAST", request.param)
     return request.param
 
 
