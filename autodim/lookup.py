@@ -130,7 +130,7 @@ class Lookup(nn.Module):
         return flat.unflatten(1, (-1, self.n_columns))  # [B, M, S]
 
     def repeats(self, ids: torch.Tensor) -> bool:
-        """Whether `distinct` pays for ids [B, M]: on a CPU, few values in all, and a block far larger than their counts."""
+        """Whether `distinct` pays for ids [B, M]: on a CPU, few values and a block that outweighs their counts."""
         values = self.embedding.tables[0].num_embeddings
         saved = ids.numel() * self.n_columns - 2 * values * ids.shape[1]
         few = self.full and values <= ids.numel() and saved >= SAVED_AT_LEAST
