@@ -51,7 +51,7 @@ test: setup peers  ## all that CI checks: the house, every notebook, pytest
 	OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses 2 --dist loadgroup tests
 
 bench: setup  ## speed on this machine, as ratios; minutes, best on an idle machine
-	$(BIN)/papermill nbs/exp_speed.ipynb out/exp_speed.ipynb -y 'parts: [steps, growth, backbones]'
+	$(BIN)/papermill nbs/exp_speed.ipynb out/exp_speed.ipynb -y 'parts: [steps, growth, frequency, backbones]'
 	@$(BIN)/python scripts/show_study.py speed out/exp_speed.ipynb out/results/speed.csv out/figures/exp_speed.png
 
 bench-peers: setup  ## whole fits of DeepCTR-Torch, FuxiCTR and torch-rechub against ours, in environments of their own

@@ -108,7 +108,10 @@ class FM(nn.Module):
     """Factorisation machine (Rendle, 2010): the linear part and all inner products of two fields.
 
     Args:
+        widths, cardinalities: dimension and number of values of each field [M].
         equal, least, scaled: see `Align`.
+
+    Called with h0 [B, Σ widths] and ids [B, M], it returns logits [B].
     """
 
     def __init__(
@@ -157,8 +160,11 @@ class AFM(nn.Module):
     """Attentional FM (Xiao et al., 2017): the products of two fields, weighted by attention.
 
     Args:
+        widths, cardinalities: dimension and number of values of each field [M].
         equal, least: see `Align`.
         attention: width of the attention's hidden layer.
+
+    Called with h0 [B, Σ widths] and ids [B, M], it returns logits [B].
     """
 
     def __init__(
@@ -183,10 +189,13 @@ class FFM(nn.Module):
 
     Args:
         widths: (M - 1)·d_m of each field: its M - 1 tables for the other fields in their order, digit by digit [M].
+        cardinalities: rows of each field's tables [M].
         equal, least, scaled: see `Align`.
 
+    Called with h0 [B, Σ widths] and ids [B, M], it returns logits [B].
+
     Raises:
-        ValueError: a width is no multiple of M - 1.
+        ValueError: there are fewer than two fields, or a width is no multiple of M - 1.
     """
 
     def __init__(
@@ -196,7 +205,8 @@ class FFM(nn.Module):
         super().__init__()
         self.others = len(widths) - 1
         if self.others < 1 or any(width % self.others for width in widths):
-            raise ValueError(f"widths {tuple(widths)}: FFM needs M - 1 = {self.others} tables a field, and two fields")
+            raise ValueError(f"widths {tuple(widths)}: FFM needs M - 1 = {self.others} tables a field, so "
+                             "two fields or more and widths that M - 1 divides")
         self.align = Align([width // self.others for width in widths], equal, least)
         self.scale = nn.Parameter(torch.full((len(widths),), 0.1)) if scaled else None  # of pairs: they are fewer
         self.linear = Linear(cardinalities)
@@ -282,8 +292,11 @@ class AutoInt(nn.Module):
     """AutoInt (Song et al., 2019), without an MLP beside it.
 
     Args:
+        widths, cardinalities: dimension and number of values of each field [M].
         equal, least: see `Align`.
         layers, heads, head_width: of the attention.
+
+    Called with h0 [B, Σ widths] and ids [B, M], it returns logits [B].
     """
 
     def __init__(
@@ -390,7 +403,7 @@ class Network:
         scaled: in the search, embeddings whose products are summed have a scale that is learnt; False: they have none.
 
     Raises:
-        ValueError: the name, `equal` or `least` is none.
+        ValueError: an unknown name, an unknown `equal`, or a negative `least`.
     """
 
     name: str = "MLP"
@@ -435,7 +448,14 @@ def search_network(
     data: Data, config: SearchConfig, seed: int = 0, network: Network = Network(), progress: bool = True,
     checkpoint: Checkpoint | None = None, processes: Processes = ALONE,
 ) -> SearchResult:  # fmt: skip
-    """Search the dimensions with this network after the embeddings; for the arguments see `search`."""
+    """Search the dimensions with this network after the embeddings; for the arguments see `search`.
+
+    The dimensions found and the candidates of the model's selection are those of one table. FFM is meant for variants 1
+    and 3: the linear transformation mixes a field's tables.
+
+    Raises:
+        ValueError: FFM with a single field.
+    """
     candidates, tables = uniform_candidates(len(data.fields), config.dims), network.tables(len(data.fields))
     wide = uniform_candidates(len(data.fields), [d * tables for d in config.dims])
     found = search(data, config, seed, wide, network.make(search=True), progress, checkpoint, processes)
@@ -458,7 +478,11 @@ def retrain_network(
     data: Data, dims: Sequence[int], config: TrainConfig = TrainConfig(), seed: int = 0, network: Network = Network(),
     progress: bool = True, checkpoint: Checkpoint | None = None, processes: Processes = ALONE,
 ) -> FitResult:  # fmt: skip
-    """Train fresh embeddings of these dimensions with this network after them; for the arguments see `retrain`."""
+    """Train fresh embeddings of these dimensions with this network after them; for the arguments see `retrain`.
+
+    FNN is trained after an FM on the same data. The result and the checkpoint are FNN's alone: if it is interrupted
+    before its own first epoch ends, the FM is trained again.
+    """
     if network.name == "FNN":
         begun = checkpoint is not None and checkpoint.load() is not None  # then the FM's weights are in there
         before = {} if begun else retrain_network(
