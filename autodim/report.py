@@ -122,10 +122,13 @@ def paper_table(table: str, dataset: str) -> pd.DataFrame:
     return values[(values.table == table) & (values.dataset == dataset)].drop(columns=["table", "dataset"])
 
 # %% ../nbs/15_report.ipynb #c6c8299b
-def with_sd(mean: float, sd: float, digits: int, factor: float = 1.0) -> str:
-    """A mean and its sd as "81.42 ± 0.05"; the mean alone where there is no sd."""
+def with_sd(mean: float, sd: float, digits: int, factor: float = 1.0, half: float | None = None) -> str:
+    """A mean and its sd as "81.42 ± 0.05"; the mean alone where there is no sd. With `half`, its interval behind it."""
     text = f"{factor * mean:.{digits}f}"
-    return text if np.isnan(sd) else f"{text} ± {factor * sd:.{digits}f}"
+    if np.isnan(sd):
+        return text
+    low, high = (f"{factor * (mean + side * (half or 0)):.{digits}f}" for side in (-1, 1))
+    return f"{text} ± {factor * sd:.{digits}f}" + (f" [{low}, {high}]" if half is not None else "")
 
 # %% ../nbs/15_report.ipynb #93be7bd3
 def comparison_text(table: pd.DataFrame, unit: float = 100, digits: int = 2) -> pd.DataFrame:
@@ -142,9 +145,9 @@ def table3(rows: pd.DataFrame) -> pd.DataFrame:
     ours, dataset = summary(rows), rows.dataset.iloc[0]
     table = pd.DataFrame({
         "seeds": ours.n.astype(int),
-        "AUC %": [with_sd(r.test_auc, r.test_auc_sd, 2, 100) for r in ours.itertuples()],
-        "Logloss": [with_sd(r.test_logloss, r.test_logloss_sd, 4) for r in ours.itertuples()],
-        "Space %": [with_sd(r.space, r.space_sd, 1, 100) for r in ours.itertuples()],
+        "AUC %": [with_sd(r.test_auc, r.test_auc_sd, 2, 100, r.test_auc_ci) for r in ours.itertuples()],
+        "Logloss": [with_sd(r.test_logloss, r.test_logloss_sd, 4, 1, r.test_logloss_ci) for r in ours.itertuples()],
+        "Space %": [with_sd(r.space, r.space_sd, 1, 100, r.space_ci) for r in ours.itertuples()],
     }, index=ours.index)
     paper = paper_table("III", dataset)
     names = {"RaS": "RaS (best draw)", "SAM": "SAM (best by test)", "AutoDim": "AutoDim (best by test)"}
