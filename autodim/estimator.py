@@ -143,8 +143,7 @@ class Settings(BinaryClassifier):
         backbone, hidden, dropout: the network after the embeddings, one of `BACKBONES`, and its MLP if it has one.
         sparse: lazy Adam on the tables: a step moves the rows that the batch has; for vocabularies of a million values.
         categorical, numerical, exclude, time, validation, test, min_count: see `prepare`.
-        rivals: train the uniform dimension at equal Space and the widest embedding too, for the report. With a backbone
-            that projects mixed dimensions to the largest of them, narrower uniform ones are projected to it as well.
+        rivals: train the uniform dimension at equal Space (projected, if the choice is) and the widest too, to compare.
         random_state: seed of the split, initial weights, batches and noise.
         device: "cpu" or "cuda".
         folder: keeps the state of search and trainings, so that an interrupted fit can be resumed by fitting again.
