@@ -10,7 +10,6 @@ __all__ = ['Table', 'as_frame', 'with_label', 'fitting_batch', 'cooling', 'Repor
 # %% ../nbs/24_estimator.ipynb #7a4df497
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -143,7 +142,7 @@ class Settings(BinaryClassifier):
         backbone, hidden, dropout: the network after the embeddings, one of `BACKBONES`, and its MLP if it has one.
         sparse: lazy Adam on the tables: a step moves the rows that the batch has; for vocabularies of a million values.
         categorical, numerical, exclude, time, validation, test, min_count: see `prepare`.
-        rivals: train the uniform dimension at equal Space (projected, if the choice is) and the widest too, to compare.
+        rivals: train the uniform dimension at equal Space and the widest embedding too, for the report.
         random_state: seed of the split, initial weights, batches and noise.
         device: "cpu" or "cuda".
         folder: keeps the state of search and trainings, so that an interrupted fit can be resumed by fitting again.
@@ -354,8 +353,7 @@ def train_step(
     batch = s.batch_size or fitting_batch(len(data.train.labels), processes.size)
     config = TrainConfig(s.epochs, s.patience, batch, s.lr, s.sparse)
     named = {"AutoDim": chosen} | (rivals(chosen, data, d_max) if s.rivals else {})
-    fair = replace(network, least=max(chosen.values()))  # where the choice is projected, so are its rivals
-    outcomes = [train(prepared, name, each, d_max, config, fair, s.pad_to, s.random_state, s.folder, s.progress,
+    outcomes = [train(prepared, name, each, d_max, config, network, s.pad_to, s.random_state, s.folder, s.progress,
                       processes)
                 for name, each in named.items()]  # fmt: skip
     curve = auc_space_curve(prepared, found, tuple(s.dims), s.pad_to, network)

@@ -25,7 +25,7 @@ from autodim.backbones import (
     BACKBONES, EQUAL, FFM, Align, Network, XDeepFM, bi_interaction, make_model, retrain_network, search_network,
 )  # fmt: skip
 from autodim.data import Part, Vocabulary
-from autodim.estimator import AutoDim, load, prepare_step, search_step, train_step
+from autodim.estimator import AutoDim, load
 from autodim.export import write_onnx, write_torchrec
 from autodim.lookup import uniform_candidates
 from autodim.metrics import evaluate
@@ -733,24 +733,6 @@ def test_an_estimator_predicts_as_before_it_was_saved(name, tmp_path):
     assert np.array_equal(again.predict_proba(table), model.predict_proba(table))
     assert np.array_equal(again.predict(table), model.predict(table)) and again.dims_ == model.dims_
     assert set(model.dims_.values()) <= {2, 4} and np.ptp(model.predict_proba(table)[:, 1]) > 0
-
-
-@pytest.mark.filterwarnings("ignore:left out")
-@pytest.mark.parametrize("name", ["FM", "IPNN", "FFM"])
-def test_rivals_are_projected_where_the_choice_is(name):
-    """A gain over them is the search's, and none of a projection that they lack; a uniform choice has none either."""
-    settings = AutoDim(dims=(2, 4, 6), backbone=name, hidden=(8,), search_epochs=1, epochs=1, batch_size=50)
-    prepared = prepare_step(settings, clicks(), "click")
-    found = search_step(settings, prepared)
-    fields = prepared.data.fields
-    for dims, largest in (([2, 6, 4, 2], 6), ([4, 2, 4, 2], 4), ([4] * 4, 4)):
-        chosen, *around, widest = train_step(settings, prepared, found, dict(zip(fields, dims))).outcomes_
-        assert chosen.model.backbone.align.d == largest and widest.model.backbone.align.d == 6
-        assert around and not widest.model.backbone.align.projected
-        for rival in around:
-            (d,) = set(rival.dims.values())
-            assert rival.model.backbone.align.d == max(d, largest)
-            assert rival.model.backbone.align.projected == [d] * 4 * (d < largest)
 
 
 def test_an_ffm_is_refused_by_name_where_a_field_has_one_table(tmp_path):
