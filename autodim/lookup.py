@@ -143,8 +143,8 @@ class Lookup(nn.Module):
         counts = torch.bincount(places.flatten(), minlength=table.num_embeddings)
         seen = counts.nonzero().squeeze(1)
         fields = torch.searchsorted(table.offsets, seen, right=True) - 1
-        shares = F.one_hot(fields, len(table.offsets)).T * counts[seen]
-        return table(seen), shares, (counts > 0).cumsum(0)[places] - 1
+        of_fields = F.one_hot(fields, len(table.offsets)).T * counts[seen]
+        return table(seen), of_fields, (counts > 0).cumsum(0)[places] - 1
 
 # %% ../nbs/02_lookup.ipynb #008aa464
 class SeparateLookup(Lookup):
