@@ -5,14 +5,17 @@
 # %% auto #0
 __all__ = ['Answer', 'MANY', 'FORMATS', 'read_run', 'key_in', 'write_json', 'settings_of', 'save_prepared', 'load_prepared',
            'prepared_of', 'names', 'whole_numbers', 'rules', 'size', 'given', 'keep_run', 'prepare_whole',
-           'prepare_large', 'prepare_command', 'quoted', 'searched', 'search_command', 'dims_from', 'train_command',
-           'trained_of', 'report_command', 'export_command', 'add_prepare', 'add_search', 'add_train', 'make_parser',
-           'say_warning', 'device_of', 'run_command', 'main']
+           'prepare_large', 'prepare_command', 'quoted', 'searched', 'search_command', 'dims_from', 'check_untouched',
+           'train_command', 'trained_of', 'report_command', 'export_command', 'add_prepare', 'add_search', 'add_train',
+           'make_parser', 'say_warning', 'device_of', 'run_command', 'main']
 
 # %% ../nbs/26_cli.ipynb #97ec050b
 import argparse
+import contextlib
+import csv
 import json
 import math
+import os
 import shlex
 import sys
 import warnings
@@ -125,8 +128,9 @@ def prepared_of(run: Mapping[str, object], folder: Path) -> Prepared:
 
 # %% ../nbs/26_cli.ipynb #08331258
 def names(text: str) -> tuple[str, ...]:
-    """"a,b" as ("a", "b")."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    """"a,b" as ("a", "b"); a name that has a comma stands in quotation marks, as in CSV."""
+    parts = next(csv.reader([text], skipinitialspace=True), [])
+    return tuple(part.strip() for part in parts if part.strip())
 
 
 def whole_numbers(text: str) -> tuple[int, ...]:
@@ -147,7 +151,10 @@ def size(text: str) -> int:
     """"64MB" as 64,000,000 bytes; kB, MB, GB, or a plain number."""
     for unit, factor in (("KB", 10**3), ("MB", 10**6), ("GB", 10**9)):
         if text.upper().endswith(unit):
-            return int(float(text[:-2]) * factor)
+            value = float(text[:-2]) * factor
+            if not math.isfinite(value):
+                raise ValueError(f"{text!r}: expected a finite size")
+            return int(value)
     return int(text)
 
 # %% ../nbs/26_cli.ipynb #059b8ece
@@ -295,6 +302,24 @@ def dims_from(path: Path, fields: Sequence[str], d_max: int) -> dict[str, int]:
                             f"with one as wide, as by --dims 2,4,{d}")
     return dims
 
+# %% ../nbs/26_cli.ipynb #5c8f3834
+def check_untouched(folder: Path, found: Mapping[str, int]) -> None:
+    """Raises DataError if a run's dims.json was changed by hand: `train` would not use it, and write it anew.
+
+    Args:
+        found: the dimensions of the search; those of the trained model are no change either.
+    """
+    path, known = folder / "dims.json", [found]
+    with contextlib.suppress(DataError):  # there is none yet, or it is damaged and is to be trained again
+        known.append(load(folder / "model").dims_)
+    try:
+        touched = path.is_file() and json.loads(path.read_text(encoding="utf-8")) not in known
+    except ValueError:
+        touched = True
+    if touched:
+        raise DataError(f"{path} was changed since it was written: train it by --dims-file {quoted(path)}, or delete "
+                        "it to train what the search found")
+
 
 def train_command(options: argparse.Namespace) -> Answer:
     """Train the compact model and its rivals, and compare them on the test rows."""
@@ -305,10 +330,15 @@ def train_command(options: argparse.Namespace) -> Answer:
             changed[other] = None  # a new budget replaces an old one of the other kind
     dims = None
     if options.dims_file:  # read before the search, if that is still to be done
+        if changed.get("max_space") or changed.get("max_bytes"):
+            raise ValueError("--dims-file says the dimensions, and a budget chooses them: give one of the two")
+        changed |= {"max_space": None, "max_bytes": None}
         run = read_run(folder)
         fields, d_max = prepared_of(run, folder).data.fields, max(run["settings"]["dims"])
         dims = dims_from(Path(options.dims_file), fields, d_max)
     run, settings, prepared, found = searched(options, changed)
+    if dims is None:
+        check_untouched(folder, found.dims)
     train_step(settings, prepared, found, dims, options.processes)
     if options.processes.rank == 0:
         settings.save(folder / "model")
@@ -322,7 +352,7 @@ def train_command(options: argparse.Namespace) -> Answer:
 
 # %% ../nbs/26_cli.ipynb #c0a41824
 def trained_of(folder: Path) -> AutoDim:
-    """A run's trained model, if it was trained on the run's table.
+    """A run's trained model, if it was trained on the run's table; says so if a later search had other settings.
 
     Raises:
         DataError: there is none, or it belongs to another table.
@@ -330,10 +360,17 @@ def trained_of(folder: Path) -> AutoDim:
     run = read_run(folder)
     if not (folder / "model" / "model.json").is_file():
         raise DataError(f"{folder} has no trained model yet: autodim train {quoted(folder)}")
-    model = load(folder / "model")
-    if model.record_["data"]["fingerprint"] != prepared_of(run, folder).data.fingerprint:
+    model, prepared = load(folder / "model"), prepared_of(run, folder)
+    tables = [([str(c) for c in classes], list(map(vocabulary_to_dict, vocabularies))) for classes, vocabularies in (
+        (model.classes_, model.vocabularies_), (prepared.classes, prepared.data.vocabularies))]
+    if model.record_["data"]["fingerprint"] != prepared.data.fingerprint or tables[0] != tables[1]:
         raise DataError(f"{folder / 'model'} was trained on another table than the one prepared last: "
                         f"autodim train {quoted(folder)}")
+    later = [name for name, value in run["settings"].items()
+             if name not in ("folder", "progress", "device") and model.record_["settings"].get(name, value) != value]
+    if later:
+        warnings.warn(f"the model was trained before the last search, whose {', '.join(later)} differ: to train what "
+                      f"that one found, autodim train {quoted(folder)}", stacklevel=2)
     return model
 
 # %% ../nbs/26_cli.ipynb #ee13dacb
@@ -495,4 +532,10 @@ def run_command(act: Callable[[argparse.Namespace], Answer], options: argparse.N
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     options = make_parser().parse_args(arguments)
-    return run_command(options.act, options)
+    try:
+        code = run_command(options.act, options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has had enough; nothing more is to be written at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    return code

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MISSING', 'SUFFIXES', 'SEPARATORS', 'BUCKETS', 'TIMES', 'KINDS', 'open_text', 'check_head', 'Followed', 'bad_row',
-           'read_csv', 'check_columns', 'to_frame', 'too_long', 'read_table', 'Schema', 'reason_by_counts',
-           'why_left_out', 'is_fractions', 'check_values', 'check_names', 'check_options', 'column_rule', 'make_schema',
-           'recognise', 'encode_labels', 'stratified_split', 'split_table', 'stand_for', 'as_trained', 'encode_rows',
-           'write_bytes']
+           'read_csv', 'check_columns', 'plain_column', 'to_frame', 'too_long', 'read_table', 'Schema',
+           'reason_by_counts', 'why_left_out', 'is_fractions', 'check_values', 'check_names', 'check_options',
+           'column_rule', 'make_schema', 'recognise', 'encode_labels', 'stratified_split', 'split_table', 'stand_for',
+           'as_trained', 'encode_rows', 'write_bytes']
 
 # %% ../nbs/18_tables.ipynb #d8a1ca3a
 import csv
@@ -29,7 +29,7 @@ import pyarrow.parquet as pa_parquet
 import torch
 
 from .data import Buckets, DataError, Split, Vocabulary, as_numbers, chronological_split, factorize
-from .portions import is_gzipped
+from .portions import INDEX, is_gzipped
 from .stream import TRUTHS
 
 # %% ../nbs/18_tables.ipynb #730517bd
@@ -89,8 +89,10 @@ class Followed(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         """The next bytes; none at the end."""
         got = self.stream.read(size)
-        if not got:
-            got, self.line = self.line, b""
+        while len(got) < size and (more := self.stream.read(size - len(got))):
+            got += more
+        room = max(0, size - len(got))  # none in the middle of the stream
+        got, self.line = got + self.line[:room], self.line[room:]
         return got
 
 
@@ -151,16 +153,28 @@ def check_columns(path: Path, table: pa.Table) -> None:
                                 "write the file anew in that encoding") from None
 
 
+def plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Decimals as numbers, those without decimal places as whole numbers or, beyond 64 bits, as text; bytes as text."""
+    if pa.types.is_decimal(column.type) and column.type.scale == 0:
+        try:
+            return column.cast(pa.int64())
+        except pa.ArrowInvalid:
+            return column.cast(pa.string())
+    if pa.types.is_decimal(column.type):
+        return column.cast(pa.float64())
+    return column.cast(pa.string()) if pa.types.is_binary(column.type) else column
+
+
 def to_frame(table: pa.Table) -> pd.DataFrame:
-    """A table for pandas: whole numbers stay whole where some are missing, decimals are numbers, and bytes are text."""
-    for place, field in enumerate(table.schema):
-        wanted = pa.float64() if pa.types.is_decimal(field.type) else \
-            pa.string() if pa.types.is_binary(field.type) else field.type
-        if wanted != field.type:
-            table = table.set_column(place, field.name, table.column(place).cast(wanted))
+    """A table for pandas: whole numbers stay whole where some are missing; for decimals and bytes see `plain_column`.
+
+    Of a frame's index, which pandas keeps in Parquet, named levels are columns, others are none.
+    """
+    table = table.select([name for name in table.column_names if not INDEX.fullmatch(name)])
+    table = pa.table([plain_column(column) for column in table.itercolumns()], table.column_names)
     frame = table.to_pandas(date_as_object=False)
     for name, column in zip(table.column_names, table.itercolumns()):
-        if pa.types.is_integer(column.type) and column.null_count and name in frame:  # floats have 53 bits alone
+        if pa.types.is_integer(column.type) and column.null_count:  # floats have 53 bits alone
             frame[name] = pd.arrays.IntegerArray(np.array(column.fill_null(0)), np.array(column.is_null()))
     return frame
 
@@ -175,8 +189,11 @@ def too_long(table: pa.Table) -> list[str]:
     return found
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
+def read_table(path: str | Path, text: Sequence[str] = ()) -> pd.DataFrame:
     """A table from a .csv, .csv.gz, .tsv, .tsv.gz or .parquet file; the first line of text files names the columns.
+
+    Args:
+        text: columns of text files that are not taken for numbers, truth values or dates, whatever they hold.
 
     Raises:
         DataError: the file cannot be read whole; the message has the row where it is known.
@@ -191,9 +208,9 @@ def read_table(path: str | Path) -> pd.DataFrame:
             with pa_parquet.ParquetFile(path) as file:
                 table = file.read()
         else:
-            table = read_csv(path)
+            table = read_csv(path, text)
             if too_long(table):
-                table = read_csv(path, too_long(table))
+                table = read_csv(path, (*text, *too_long(table)))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read ({str(error).splitlines()[0]}): cut short or damaged?") from None
     check_columns(path, table)
@@ -305,6 +322,11 @@ def column_rule(column: pd.Series, rule: Buckets, named: bool) -> tuple[Buckets,
         DataError: the column holds lists, or text or infinity where numbers are to be cut.
     """
     check_values(column)
+    infinite = np.flatnonzero(np.isinf(column.to_numpy(np.float64, na_value=np.nan))) \
+        if pd.api.types.is_float_dtype(column.dtype) else ()
+    if len(infinite):
+        raise DataError(f"column {column.name!r} row {infinite[0]}: {column.iloc[infinite[0]]} is not a number that "
+                        f"can be kept (in {len(infinite):,} rows); make it missing")
     if named:
         return None, ""
     rule = BUCKETS if rule is None and is_fractions(column) else rule

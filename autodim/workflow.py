@@ -37,7 +37,7 @@ from .portions import Codes, Layout, header_of
 from .retrain import TrainConfig
 from .search import SearchConfig, SearchResult, supernet_auc
 from .storage import FileCheckpoint, key_of
-from .stream import Preparation, Rule, open_prepared, prepare_files, read_manifest, typed
+from .stream import Preparation, Rule, as_kind, open_prepared, prepare_files, read_manifest, typed
 from .study import environment, search_record
 from autodim.tables import (
     BUCKETS, MISSING, SUFFIXES, Schema, check_names, check_options, encode_labels, make_schema, reason_by_counts,
@@ -141,13 +141,18 @@ def stream_rule(
 # %% ../nbs/21_workflow.ipynb #cf628769
 def kind_of_column(path: Path, name: str, codes: Codes) -> str:
     """The kind of a column's values: by its type in a Parquet file, by the values themselves in text."""
+    values = codes.values(name)[0]
     if path.suffix.lower() != ".parquet":
-        return kind_of_values(codes.values(name)[0])
-    kind = pa_parquet.read_schema(path).field(name).type
-    tests = {"whole": pa.types.is_integer, "number": pa.types.is_floating, "decimal": pa.types.is_decimal,
-             "truth": pa.types.is_boolean, "time": pa.types.is_temporal}
-    found = next((word for word, test in tests.items() if test(kind)), "text")
-    return "number" if found == "decimal" else found
+        found = kind_of_values(values)
+    else:
+        kind = pa_parquet.read_schema(path).field(name).type
+        if pa.types.is_decimal(kind):
+            kind = pa.int64() if kind.scale == 0 else pa.float64()
+        tests = {"whole": pa.types.is_integer, "number": pa.types.is_floating, "truth": pa.types.is_boolean,
+                 "time": pa.types.is_temporal}
+        found = next((word for word, test in tests.items() if test(kind)), "text")
+    odd = found == "whole" and as_kind(values, found).null_count() > values.null_count()  # above 63 bits, or as 0x1A
+    return "text" if odd else found
 
 
 def open_stream(folder: str | Path) -> Prepared:

@@ -82,7 +82,7 @@ def test_help_says_what_each_option_is_for(command):
 
 
 @pytest.mark.parametrize("arguments", [[], ["dance"], ["prepare"], ["prepare", "x.csv"], ["search", "--dims", "a,b"],
-                                       ["search", "--variant", "9"], ["train", "--max-bytes", "much"],
+                                       ["search", "--variant", "9"], ["train", "--max-bytes", "much"], ["train", "--max-bytes", "infMB"],
                                        ["prepare", "x.csv", "--label", "y", "--numerical", "price"],
                                        ["export", "--format", "pickle"]])
 def test_what_is_not_understood_has_exit_code_2(arguments):
@@ -92,6 +92,7 @@ def test_what_is_not_understood_has_exit_code_2(arguments):
 
 def test_readings():
     assert names(" a, b ,") == ("a", "b") and rules("a:b:3") == {"a:b": 3}
+    assert names('"a,b", c') == ("a,b", "c") and rules('"a,b":3') == {"a,b": 3} and names("") == ()
     assert [size(x) for x in ("64MB", "1.5GB", "2kB", "7")] == [64 * 10**6, 1_500_000_000, 2000, 7]
 
 
@@ -271,6 +272,55 @@ def test_dims_by_hand(copy, tmp_path, monkeypatch):
         code, _, err = call("train", copy, "--dims-file", path, *TRAIN)
         assert code == 1 and f"{path} cannot be read" in err
     assert load(copy / "model").dims_ == OWN == json.loads((copy / "dims.json").read_text())
+
+
+def test_dims_by_hand_and_a_budget_exclude_each_other(copy, tmp_path):
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps(OWN))
+    for option in (["--max-space", "0.5"], ["--max-bytes", "600"]):
+        code, out, err = call("train", copy, "--dims-file", own, *option, *TRAIN)
+        assert code == 1 and out == "" and "--dims-file" in err and "budget" in err
+    assert call("train", copy, "--max-space", "0.4", *TRAIN, "--no-rivals")[0] == 0
+    assert call("train", copy, "--dims-file", own, *TRAIN, "--no-rivals")[0] == 0  # an earlier budget goes
+    assert load(copy / "model").record_["settings"]["max_space"] is None
+
+
+@pytest.mark.parametrize("content", [json.dumps(OWN), "{"])
+def test_a_dims_json_changed_by_hand_is_not_passed_over(content, copy):
+    path = copy / "dims.json"
+    path.write_text(content)
+    code, out, err = call("train", copy, *TRAIN, "--no-rivals")
+    assert code == 1 and out == "" and f"{path} was changed" in err and "--dims-file" in err
+    assert path.read_text() == content
+    path.unlink()
+    assert call("train", copy, *TRAIN, "--no-rivals")[0] == 0 and path.is_file()
+    assert call("train", copy, *TRAIN, "--max-space", "0.4", "--no-rivals")[0] == 0
+    assert call("train", copy, *TRAIN, "--max-space", "0.6", "--no-rivals")[0] == 0  # of its own writing it does not complain
+
+
+def test_a_search_after_training_is_told_by_report_and_export(copy):
+    assert call("report", copy)[2] == ""
+    assert call("search", copy, *SEARCH[2:], "--dims", "2,16")[0] == 0
+    for step in (("report", copy), ("export", copy, "--format", "deepctr")):
+        code, _, err = call(*step)
+        assert code == 0 and "trained before the last search, whose dims differ" in err and "autodim train" in err
+    assert call("train", copy, *TRAIN, "--no-rivals")[0] == 0 and call("report", copy)[2] == ""
+
+
+@pytest.mark.parametrize("change", [lambda t: t.assign(user="x" + t.user), lambda t: t.assign(click=t.click.map(["no", "yes"].__getitem__))],
+                         ids=["values", "classes"])
+def test_a_table_with_other_values_under_the_same_ids_is_another_table(change, copy, trained, tmp_path):
+    table = change(pd.read_csv(trained.parent / "clicks.csv"))
+    table.to_csv(tmp_path / "clicks.csv", index=False)
+    assert call("prepare", tmp_path / "clicks.csv", "--label", "click", "--run", copy)[0] == 0
+    code, _, err = call("export", copy, "--format", "deepctr")
+    assert code == 1 and "another table" in err
+
+
+def test_a_reader_that_has_had_enough_is_no_error(trained):
+    process = start("report", trained)
+    process.stdout.close()
+    assert process.wait(timeout=120) == 0 and process.stderr.read() == ""
 
 
 def test_damaged_files_of_a_run_are_named_and_mended_by_the_command_that_made_them(copy, trained):

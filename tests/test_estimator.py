@@ -422,3 +422,58 @@ def test_columns_left_out_are_said_in_one_warning():
 def test_settings_of_the_documentation_are_those_of_the_constructor():
     documented = Settings.__doc__
     assert all(name in documented for name in AutoDim().get_params())
+
+
+# ---------------------------------------------------------------- what a user gets wrong
+
+def zips(n: int = 600, seed: int = 0) -> pd.DataFrame:
+    """Text that looks like numbers, truth values, dates and hashes, but for one value each, and a label from it."""
+    rng = np.random.default_rng(seed)
+    looks = {"zip": ["02139", "02140", "10001"], "flag": ["true", "false", "True"], "day": ["2026-01-02", "2026-01-03"],
+             "hash": ["1e5", "12", "7"]}
+    frame = pd.DataFrame({name: rng.choice(values, n) for name, values in looks.items()})
+    frame["click"] = ((frame.zip == "02139") ^ (rng.random(n) < 0.1)).astype(int)
+    frame.loc[frame.index % 50 == 0, list(looks)] = "?"
+    return frame
+
+
+def test_a_file_of_new_rows_is_read_with_the_kinds_of_training(tmp_path):
+    table = zips()
+    table.to_csv(tmp_path / "train.csv", index=False)
+    new = table[table.zip != "?"].head(40)
+    new.to_csv(tmp_path / "new.csv", index=False)
+    model = AutoDim(**SMALL, rivals=False).fit(tmp_path / "train.csv", label="click")
+    assert set(model.dims_) == {"zip", "flag", "day", "hash"}
+    expected = model.predict_proba(new)
+    assert np.array_equal(model.predict_proba(tmp_path / "new.csv"), expected) and np.ptp(expected[:, 1]) > 0
+
+
+def test_collections_of_columns_of_any_kind_can_be_saved(tmp_path):
+    expected = AutoDim(**SMALL, categorical=["item", "user"], rivals=False).fit(TABLE, label="click")
+    for columns in (pd.Index(["item", "user"]), {"user", "item"}, {"item": 1, "user": 2}.keys(), ("item", "user")):
+        model = AutoDim(**SMALL, categorical=columns, rivals=False).fit(TABLE, label="click")
+        model.save(tmp_path / "model")
+        assert np.array_equal(load(tmp_path / "model").predict_proba(X), expected.predict_proba(X))
+
+
+@pytest.mark.parametrize("option", [{"max_space": 0.2}, {"max_bytes": 40}])
+def test_a_budget_that_nothing_fits_is_refused_before_the_search(option, monkeypatch):
+    monkeypatch.setattr("autodim.estimator.find", lambda *_: pytest.fail("it searched"))
+    with pytest.raises(ValueError, match="a budget of .* is too small"):
+        AutoDim(**SMALL, **option).fit(TABLE, label="click")
+
+
+def test_a_folder_that_is_none_is_refused_before_anything(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in ("", tmp_path / "file", str(tmp_path / "file")):
+        with pytest.raises(ValueError, match="folder=.*expected None, or the path of a folder"):
+            AutoDim(**SMALL, folder=folder).fit(TABLE, label="click")
+
+
+def test_slips_in_naming_the_label_are_told():
+    with pytest.raises(DataError, match="y is the text 'click': the name of a column is given as label='click'"):
+        AutoDim(**SMALL).fit(TABLE, "click")
+    frame = X.rename(columns={"item": "label"})
+    with pytest.raises(DataError, match="y has no name, and 'label' is a column of the table: name it"):
+        AutoDim(**SMALL).fit(frame, Y.to_numpy())
+    assert "label" in AutoDim(**SMALL, rivals=False).fit(frame, Y.to_numpy(), label="target").dims_

@@ -24,6 +24,7 @@ import pytest
 
 from autodim import tables
 from autodim.data import DataError, Vocabulary, fit_vocabulary, vocabulary_from_dict, vocabulary_to_dict
+from autodim.portions import Layout, header_of
 from autodim.tables import (
     encode_labels, encode_rows, read_table, recognise, split_table, stand_for, stratified_split, why_left_out,
     write_bytes,
@@ -168,10 +169,39 @@ def test_types_of_parquet(tmp_path):
     assert pd.api.types.is_datetime64_any_dtype(frame.day.dtype) and frame.coded.tolist() == ["x", "y", "x"]
 
 
-def test_a_frame_survives_parquet_with_its_index(tmp_path):
+def test_of_a_frame_in_parquet_a_named_index_is_a_column_and_another_is_none(tmp_path):
     frame = pd.DataFrame({"a": pd.array([1, None], dtype="Int64"), "b": ["x", "y"], "c": [True, False]}, index=[5, 9])
     frame.to_parquet(tmp_path / "x.parquet")
-    pd.testing.assert_frame_equal(read_table(str(tmp_path / "x.parquet")), frame)
+    pd.testing.assert_frame_equal(read_table(str(tmp_path / "x.parquet")), frame.reset_index(drop=True))
+    frame.set_index("b").to_parquet(tmp_path / "y.parquet")
+    pd.testing.assert_frame_equal(read_table(str(tmp_path / "y.parquet")), frame.reset_index(drop=True)[["a", "c", "b"]])
+    for name in "xy":
+        assert set(header_of(tmp_path / f"{name}.parquet", Layout())) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("start", [7 * 10**18, 2**70])
+def test_decimals_without_places_stay_whole_and_apart(start, tmp_path):
+    numbers = [Decimal(start + k) for k in range(50)] + [None]
+    table = pa.table({"id": pa.array(numbers, pa.decimal128(38, 0)), "price": pa.array([Decimal("1.5")] * 51)})
+    pq.write_table(table, tmp_path / "x.parquet")
+    frame = read_table(tmp_path / "x.parquet")
+    assert [None if pd.isna(v) else int(v) for v in frame.id] == [None if n is None else int(n) for n in numbers]
+    assert frame.price.dtype == np.float64 and frame.price.eq(1.5).all()
+
+
+@pytest.mark.parametrize("content", [b"a,b", b"a,b\n", b"a,b\r\n\r\n"])
+def test_a_header_alone_has_no_rows_however_it_ends(content, tmp_path):
+    (tmp_path / "x.csv").write_bytes(content)
+    with pytest.raises(DataError, match="x.csv: no rows after the header"):
+        read_table(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize("options", [{}, {"categorical": ["price"]}, {"numerical": {"price": 5}}])
+def test_infinity_is_refused_with_a_way_out_that_works(options):
+    frame = pd.DataFrame({"price": [1.5, 2.5, np.inf, 1.5], "click": [0, 1, 0, 1]})
+    with pytest.raises(DataError, match="column 'price' row 2: .*inf.*in 1 rows.; make it missing$"):
+        recognise(frame, "click", **options)
+    assert recognise(frame.replace(np.inf, np.nan), "click", **options).fields == ("price",)
 
 
 # ---------------------------------------------------------------- files that are refused

@@ -26,7 +26,7 @@ from autodim.retrain import TrainConfig
 from autodim.search import SearchConfig, supernet_auc
 from autodim.stream import open_prepared
 from autodim.storage import FileCheckpoint, Trained, load_trained, save_trained
-from autodim.tables import encode_rows
+from autodim.tables import encode_rows, read_table
 from autodim.backbones import Network
 from autodim.workflow import (
     Outcome, auc_space_curve, choose, differences, find, in_words, make_record, open_stream, outcome_record,
@@ -236,7 +236,7 @@ BAD = {
         dict(it=cycled(np.inf, 1.0)),
         {"categorical": ["it"]},
         DataError,
-        "field 'it': JSON cannot hold its value inf",
+        "column 'it' row 0: inf is not a number",
     ),
     "infinite number": (
         dict(price=BASE.price.where(BASE.index != 123, np.inf)),
@@ -826,3 +826,22 @@ def test_streams_that_cannot_be_prepared(tmp_path):
         with pytest.raises(DataError, match=re.escape(message)):
             prepare_stream(paths, tmp_path / "made", **{"label": "click", "progress": False} | options)
         assert not (tmp_path / "made").exists() and not [p for p in tmp_path.iterdir() if ".part-" in p.name]
+
+
+@pytest.mark.parametrize("kind", ["uint64", "hex", "decimal", "index"])
+def test_numbers_that_are_names_survive_a_stream(kind, tmp_path):
+    rng = np.random.default_rng(0)
+    number, n = rng.integers(0, 9, 400), 400
+    table = pd.DataFrame({"id": number, "user": rng.integers(0, 9, n), "click": rng.integers(0, 2, n)})
+    path = tmp_path / ("x.csv" if kind == "hex" else "x.parquet")
+    if kind == "hex":
+        table.assign(id=[f"0x{k + 10:X}" for k in number]).to_csv(path, index=False)
+    elif kind == "uint64":
+        table.assign(id=number.astype("uint64") + 2**63).to_parquet(path)
+    elif kind == "decimal":
+        table.assign(id=[Decimal(7 * 10**18 + int(k)) for k in number]).to_parquet(path)
+    else:
+        table.sample(frac=1, random_state=0).to_parquet(path)  # with an index of its own
+    prepared = prepare_stream([path], tmp_path / "table", "click", progress=False)
+    assert prepared.data.fields == ("id", "user")
+    assert prepared.data.cardinalities[0] == quietly(lambda: prepare(read_table(path), "click")).data.cardinalities[0] == 10
