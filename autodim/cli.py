@@ -6,8 +6,8 @@
 __all__ = ['Answer', 'MANY', 'FORMATS', 'read_run', 'key_in', 'write_json', 'settings_of', 'save_prepared', 'load_prepared',
            'prepared_of', 'names', 'whole_numbers', 'rules', 'size', 'given', 'keep_run', 'prepare_whole',
            'prepare_large', 'prepare_command', 'quoted', 'searched', 'search_command', 'dims_from', 'check_untouched',
-           'train_command', 'trained_of', 'report_command', 'export_command', 'add_prepare', 'add_search', 'add_train',
-           'make_parser', 'say_warning', 'device_of', 'run_command', 'main']
+           'train_command', 'is_of', 'trained_of', 'report_command', 'export_command', 'add_prepare', 'add_search',
+           'add_train', 'make_parser', 'say_warning', 'device_of', 'run_command', 'main']
 
 # %% ../nbs/26_cli.ipynb #97ec050b
 import argparse
@@ -310,8 +310,8 @@ def check_untouched(folder: Path, found: Mapping[str, int]) -> None:
         found: the dimensions of the search; those of the trained model are no change either.
     """
     path, known = folder / "dims.json", [found]
-    with contextlib.suppress(DataError):  # there is none yet, or it is damaged and is to be trained again
-        known.append(load(folder / "model").dims_)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # no model yet, or a damaged one
+        known.append(json.loads((folder / "model" / "model.json").read_text(encoding="utf-8"))["dims"])
     try:
         touched = path.is_file() and json.loads(path.read_text(encoding="utf-8")) not in known
     except ValueError:
@@ -351,8 +351,17 @@ def train_command(options: argparse.Namespace) -> Answer:
     return answer, f"{summary(record)}\nNext: autodim report {quoted(folder)}"
 
 # %% ../nbs/26_cli.ipynb #c0a41824
+def is_of(model: AutoDim, prepared: Prepared) -> bool:
+    """Whether a model was trained on this table: on the same ids and labels, for the same values and classes."""
+    if model.record_["data"]["fingerprint"] != prepared.data.fingerprint:
+        return False
+    pairs = zip(model.vocabularies_, prepared.data.vocabularies)
+    return np.array_equal(model.classes_, prepared.classes) and all(
+        np.array_equal(a.values, b.values) and np.array_equal(a.edges, b.edges) for a, b in pairs)
+
+
 def trained_of(folder: Path) -> AutoDim:
-    """A run's trained model, if it was trained on the run's table; says so if a later search had other settings.
+    """A run's trained model, if it was trained on the run's table; says so if the run has other settings by now.
 
     Raises:
         DataError: there is none, or it belongs to another table.
@@ -360,17 +369,15 @@ def trained_of(folder: Path) -> AutoDim:
     run = read_run(folder)
     if not (folder / "model" / "model.json").is_file():
         raise DataError(f"{folder} has no trained model yet: autodim train {quoted(folder)}")
-    model, prepared = load(folder / "model"), prepared_of(run, folder)
-    tables = [([str(c) for c in classes], list(map(vocabulary_to_dict, vocabularies))) for classes, vocabularies in (
-        (model.classes_, model.vocabularies_), (prepared.classes, prepared.data.vocabularies))]
-    if model.record_["data"]["fingerprint"] != prepared.data.fingerprint or tables[0] != tables[1]:
+    model = load(folder / "model")
+    if not is_of(model, prepared_of(run, folder)):
         raise DataError(f"{folder / 'model'} was trained on another table than the one prepared last: "
                         f"autodim train {quoted(folder)}")
-    later = [name for name, value in run["settings"].items()
-             if name not in ("folder", "progress", "device") and model.record_["settings"].get(name, value) != value]
-    if later:
-        warnings.warn(f"the model was trained before the last search, whose {', '.join(later)} differ: to train what "
-                      f"that one found, autodim train {quoted(folder)}", stacklevel=2)
+    now, then = run["settings"], model.record_["settings"]
+    other = [name for name in now if name not in ("folder", "progress", "device") and then.get(name) != now[name]]
+    if other:
+        warnings.warn(f"the model was trained before the run's settings changed ({', '.join(other)}): to train with "
+                      f"those of now, autodim train {quoted(folder)}", stacklevel=2)
     return model
 
 # %% ../nbs/26_cli.ipynb #ee13dacb

@@ -281,8 +281,7 @@ class AutoDim(Settings):
         """Search, train and compare.
 
         Args:
-            X: a path of CSV or Parquet, a frame, or an array [n, M].
-            y: labels [n]; None: the column of X that `label` names.
+            X: a path of CSV or Parquet, a frame, or an array [n, M]. y: labels [n]; None: the column named `label`.
 
         Raises:
             DataError: the table or its label cannot be used. ValueError: a setting is out of its range.
@@ -293,6 +292,7 @@ class AutoDim(Settings):
         prepared = prepare_step(self, *with_label(as_frame(X), y, label))
         if isinstance(X, str | Path | pd.DataFrame):  # of an array, scikit-learn has noted the number of columns
             self.feature_names_in_ = np.array(prepared.data.fields, dtype=object)
+        check_budget(self, prepared)
         return train_step(self, prepared, search_step(self, prepared))
 
     def decision_function(self, X: Table) -> np.ndarray:
@@ -353,8 +353,7 @@ def check_budget(settings: Settings, prepared: Prepared) -> None:
 
 
 def search_step(settings: AutoDim, prepared: Prepared, processes: Processes = ALONE) -> SearchResult:
-    """Search by an estimator's settings; a budget that nothing fits into is refused before."""
-    check_budget(settings, prepared)
+    """Search by an estimator's settings."""
     s, n = Settings(**plain_settings(settings)), len(prepared.data.train.labels)
     batch = s.batch_size or fitting_batch(n, processes.size)
     config = SearchConfig(variant=s.variant, dims=tuple(s.dims), f=s.f, epochs=s.search_epochs, batch_size=batch,
@@ -399,7 +398,7 @@ def plain_settings(settings: AutoDim) -> dict[str, object]:
     for name, value in settings.get_params(deep=False).items():
         value = str(value) if isinstance(value, Path) else value
         value = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
-        value = sorted(value) if isinstance(value, Set) else value
+        value = sorted(value, key=str) if isinstance(value, Set) else value
         plain[name] = list(value) if isinstance(value, Collection) and not isinstance(value, str | Mapping) else value
     return plain
 

@@ -82,7 +82,8 @@ def test_help_says_what_each_option_is_for(command):
 
 
 @pytest.mark.parametrize("arguments", [[], ["dance"], ["prepare"], ["prepare", "x.csv"], ["search", "--dims", "a,b"],
-                                       ["search", "--variant", "9"], ["train", "--max-bytes", "much"], ["train", "--max-bytes", "infMB"],
+                                       ["search", "--variant", "9"], ["train", "--max-bytes", "much"],
+                                       ["train", "--max-bytes", "infMB"],
                                        ["prepare", "x.csv", "--label", "y", "--numerical", "price"],
                                        ["export", "--format", "pickle"]])
 def test_what_is_not_understood_has_exit_code_2(arguments):
@@ -295,7 +296,7 @@ def test_a_dims_json_changed_by_hand_is_not_passed_over(content, copy):
     path.unlink()
     assert call("train", copy, *TRAIN, "--no-rivals")[0] == 0 and path.is_file()
     assert call("train", copy, *TRAIN, "--max-space", "0.4", "--no-rivals")[0] == 0
-    assert call("train", copy, *TRAIN, "--max-space", "0.6", "--no-rivals")[0] == 0  # of its own writing it does not complain
+    assert call("train", copy, *TRAIN, "--max-space", "0.6", "--no-rivals")[0] == 0  # its own writing is no change
 
 
 def test_a_search_after_training_is_told_by_report_and_export(copy):
@@ -303,12 +304,22 @@ def test_a_search_after_training_is_told_by_report_and_export(copy):
     assert call("search", copy, *SEARCH[2:], "--dims", "2,16")[0] == 0
     for step in (("report", copy), ("export", copy, "--format", "deepctr")):
         code, _, err = call(*step)
-        assert code == 0 and "trained before the last search, whose dims differ" in err and "autodim train" in err
+        assert code == 0 and "before the run's settings changed (dims)" in err and "autodim train" in err
     assert call("train", copy, *TRAIN, "--no-rivals")[0] == 0 and call("report", copy)[2] == ""
 
 
-@pytest.mark.parametrize("change", [lambda t: t.assign(user="x" + t.user), lambda t: t.assign(click=t.click.map(["no", "yes"].__getitem__))],
-                         ids=["values", "classes"])
+def test_a_budget_of_an_earlier_training_does_not_stop_a_search(copy):
+    assert call("train", copy, "--max-space", "0.3", *TRAIN, "--no-rivals")[0] == 0
+    assert call("search", copy, *SEARCH[2:], "--dims", "4,8")[0] == 0  # half of the widest at least
+    code, _, err = call("train", copy, *TRAIN)
+    assert code == 1 and "budget" in err and call("train", copy, "--max-space", "0.5", *TRAIN, "--no-rivals")[0] == 0
+
+
+CHANGES = {"values": lambda t: t.assign(user="x" + t.user), "numbers": lambda t: t.assign(price=2 * t.price),
+           "classes": lambda t: t.assign(click=np.where(t.click, "yes", "no"))}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_table_with_other_values_under_the_same_ids_is_another_table(change, copy, trained, tmp_path):
     table = change(pd.read_csv(trained.parent / "clicks.csv"))
     table.to_csv(tmp_path / "clicks.csv", index=False)

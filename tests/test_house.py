@@ -329,7 +329,7 @@ def quick_out(tmp_path_factory) -> Path:
 @pytest.mark.xdist_group("experiments")  # by one process after the other, for their rows' sake
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_experiment_runs_through_papermill(path, root, tmp_path, quick_out):
-    """The quick configuration, cut shorter still, all its files in a temporary folder, and the committed ones untouched."""
+    """The quick configuration, cut shorter; all files in a temporary folder, and the committed ones untouched."""
     watched = [entry for name in ("results", "figures", "nbs") for entry in (root / name).rglob("*") if entry.is_file()]
     before = {entry: entry.stat().st_mtime_ns for entry in watched}
     executed = tmp_path / path.name
