@@ -10,6 +10,7 @@ __all__ = ['Table', 'as_frame', 'texts', 'with_label', 'fitting_batch', 'cooling
 # %% ../nbs/24_estimator.ipynb #7a4df497
 import warnings
 from collections.abc import Collection, Mapping, Sequence, Set
+from html import escape
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -123,7 +124,10 @@ class Report:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return page(self.record)
+        "The page in a frame of its own, lest its style reach the notebook's; as high as what it holds."
+        grow = "this.style.height = this.contentDocument.documentElement.scrollHeight + 'px'"
+        return (f'<iframe title="Report" srcdoc="{escape(page(self.record))}" sandbox="allow-same-origin" '
+                f'onload="{grow}" style="width: 100%; height: 40rem; border: 0"></iframe>')
 
     def save(self, path: str | Path) -> Path:
         """Write the page as HTML."""

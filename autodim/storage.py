@@ -53,7 +53,7 @@ class FileCheckpoint:
                     return None
                 return {name: file.get_tensor(name) for name in file.keys()}
         except (safetensors.SafetensorError, OSError) as error:
-            warnings.warn(f"{self.path} is damaged ({error}): training starts anew", stacklevel=2)
+            warnings.warn(f"{self.path} is damaged ({error}) and counts as missing", stacklevel=2)
             return None
 
     def save(self, state: Tensors) -> None:

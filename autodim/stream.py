@@ -139,26 +139,28 @@ def count_column(codes: Codes, name: str) -> np.ndarray:
     return counts
 
 
-def check_label(codes: Codes, name: str, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def check_label(codes: Codes, name: str, classes: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
     """The class of each distinct value of the label's column, int8 [D], and the rows of class 0 and 1, int64 [2].
 
     Args:
-        classes: the texts that stand for 0 and for 1.
+        classes: the texts that stand for 0, and those for 1.
 
     Raises:
         DataError: a label is missing or is neither, or all are equal; the message has the first such row.
     """
     values, places = codes.values(name)
-    counts, known = count_column(codes, name), np.array([v in classes for v in values.to_list()] + [False])
+    meant = {text: k for k, texts in enumerate(classes) for text in texts}
+    first = [texts[0] for texts in classes]
+    counts, known = count_column(codes, name), np.array([v in meant for v in values.to_list()] + [False])
     if counts[~known].any():
         row, number = first_row(codes, name, places, ~known)
         found = repr(values[number]) if number < len(values) else "missing"
-        raise DataError(f"{row}: label {name!r}: {found}, expected {' or '.join(classes)} (in {counts[~known].sum():,} "
+        raise DataError(f"{row}: label {name!r}: {found}, expected {' or '.join(first)} (in {counts[~known].sum():,} "
                         "rows)")
-    labels = np.array([classes.index(v) for v in values.to_list()], dtype=np.int8)
+    labels = np.array([meant[v] for v in values.to_list()], dtype=np.int8)
     rows = np.array([counts[:-1][labels == k].sum() for k in (0, 1)])
     if rows.min() == 0:
-        raise DataError(f"label {name!r}: all {codes.rows:,} rows are {classes[rows.argmax()]}, nothing to learn")
+        raise DataError(f"label {name!r}: all {codes.rows:,} rows are {first[rows.argmax()]}, nothing to learn")
     return labels, rows
 
 # %% ../nbs/12_stream.ipynb #4b9ba77f
@@ -269,7 +271,7 @@ class Preparation:
     """What is to be made of the rows.
 
     Args:
-        name: of the dataset. label: the column of labels. classes: the texts that stand for 0 and 1.
+        name: of the dataset. label: the column of labels. classes: the texts that stand for 0, and those for 1.
         rules: what becomes of each column that is a field.
         min_count: a value seen less often in training shares the dummy.
         positive_rate: down-sample negatives to it; None: keep all rows.
@@ -280,7 +282,7 @@ class Preparation:
     name: str
     label: str
     rules: Mapping[str, Rule]
-    classes: tuple[str, str] = ("0", "1")
+    classes: tuple[tuple[str, ...], tuple[str, ...]] = (("0",), ("1",))
     min_count: int = 1
     positive_rate: float | None = None
     seed: int = 0

@@ -200,7 +200,7 @@ def prepare_stream(
         found = codes.values(label)[0]
         kind = kind_of_column(files[0], label, codes)
         numbers, classes = encode_labels(typed(label, found, Rule("text" if kind == "time" else kind)).iloc[:-1])
-        texts = [found[numbers.tolist().index(k)] for k in (0, 1)]
+        texts = [tuple(found.filter(numbers == k)) for k in (0, 1)]  # 1 and 1.0 are one class
         rules = {}
         for name in wanted:
             if name != label:

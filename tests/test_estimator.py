@@ -2,6 +2,7 @@
 import math
 import pickle
 import warnings
+from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -204,7 +205,23 @@ def test_attributes_fit_together(fitted):
     assert fitted.dims_ == fitted.alpha_.idxmax(axis=1).to_dict()  # Eq. 13, without a budget
     assert fitted.outcomes_[-1].name == "widest" and set(fitted.outcomes_[-1].dims.values()) == {8}
     assert [o["name"] for o in fitted.record_["outcomes"]] == [o.name for o in fitted.outcomes_]
-    assert str(fitted.report()) and "<html" in fitted.report()._repr_html_()
+
+
+class Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+def test_a_report_shown_in_a_notebook_keeps_its_style_to_itself(fitted, tmp_path):
+    tags = Tags()
+    tags.feed(fitted.report()._repr_html_())
+    [(tag, attributes)] = tags.found  # one element; the page is the value of an attribute
+    assert tag == "iframe" and attributes["srcdoc"] == fitted.report().save(tmp_path / "r.html").read_text()
+    assert "allow-scripts" not in attributes["sandbox"]
 
 
 @pytest.mark.parametrize("budget, pad", [({"max_space": 0.35}, 1), ({"max_bytes": 600}, 1), ({"max_bytes": 900}, 4)])
@@ -379,7 +396,7 @@ def test_numpys_numbers_are_as_good_as_pythons(tmp_path):
     model = clone(quick).set_params(**numpys).fit(X, Y)
     np.testing.assert_array_equal(model.predict_proba(X), clone(quick).fit(X, Y).predict_proba(X))
     model.save(tmp_path)
-    assert load(tmp_path).get_params() == quick.get_params() and "<html" in model.report()._repr_html_()
+    assert load(tmp_path).get_params() == quick.get_params() and "&lt;html" in model.report()._repr_html_()
 
 
 def test_two_budgets_are_one_too_many():

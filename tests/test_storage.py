@@ -160,7 +160,7 @@ def test_a_damaged_state_warns_and_is_not_there(damage, tmp_path):
     kept = FileCheckpoint(tmp_path / "x.safetensors", "key")
     kept.save(STATE)
     kept.path.write_bytes(damage(kept.path.read_bytes()))
-    with pytest.warns(UserWarning, match="x.safetensors is damaged .*: training starts anew"):
+    with pytest.warns(UserWarning, match="x.safetensors is damaged .* and counts as missing"):
         assert kept.load() is None
     kept.save(STATE)
     assert same_state(kept.load(), STATE)

@@ -361,7 +361,7 @@ def test_a_damaged_state_begins_anew_with_a_warning(prepared, found, tmp_path):
     find(prepared, SEARCH, NETWORK, folder=tmp_path, progress=False)
     path = tmp_path / "search.safetensors"
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.warns(UserWarning, match="search.safetensors is damaged .*anew"):
+    with pytest.warns(UserWarning, match="search.safetensors is damaged .* counts as missing"):
         again = find(prepared, SEARCH, NETWORK, folder=tmp_path, progress=False)
     assert same_search(again, found)
 
@@ -815,17 +815,32 @@ def test_streams_that_cannot_be_prepared(tmp_path):
     table().assign(click=np.arange(N) % 3).to_csv(tmp_path / "three.csv", index=False)
     table().assign(click=S(np.arange(N) % 2).astype(object).where(np.arange(N) != 7, None)).to_csv(
         tmp_path / "hole.csv", index=False)
+    table().to_csv(tmp_path / "semicolons.csv", index=False, sep=";")
+    table().to_csv(tmp_path / "returns.csv", index=False, lineterminator="\r")
     for files, options, message in (
         (["t.csv", "t.tsv"], {}, "expected names that all end in one of"), (["t.txt"], {}, "expected names that all end"),
         (["no.csv"], {}, "no such file"), (["t.csv"], {"label": "clack"}, "label: column 'clack' is not in the table"),
         (["t.csv"], {"exclude": ["x"]}, "exclude: column 'x' is not in the table"),
         (["t.csv"], {"numerical": {"land": 5}}, "column 'land'"), (["same.csv"], {}, "has one class"),
         (["three.csv"], {}, "has 3 distinct values"), (["hole.csv"], {}, "row 7 (counted from 0): label 'click': missing"),
+        (["semicolons.csv"], {}, "its separator seems to be a semicolon, expected a comma"),
+        (["returns.csv"], {}, "its lines end in a carriage return alone"),
     ):  # fmt: skip
         paths = [tmp_path / name for name in files]
         with pytest.raises(DataError, match=re.escape(message)):
             prepare_stream(paths, tmp_path / "made", **{"label": "click", "progress": False} | options)
         assert not (tmp_path / "made").exists() and not [p for p in tmp_path.iterdir() if ".part-" in p.name]
+
+
+@pytest.mark.parametrize("ways", [("0", "1", "0.0", "1.0"), ("false", "true", "False", "TRUE"), ("2", "7", "02", "7e0")])
+def test_a_class_may_be_written_in_several_ways_in_a_stream(ways, tmp_path):
+    clicks = np.random.default_rng(4).integers(0, 4, N)
+    table().assign(click=np.array(ways, dtype=object)[clicks]).to_csv(tmp_path / "t.csv", index=False)
+    made = prepare_stream([tmp_path / "t.csv"], tmp_path / "made", "click", progress=False, seed=3)
+    assert made.classes.tolist() == prepare(tables.read_table(tmp_path / "t.csv"), "click").classes.tolist()
+    for part in ("train", "val", "test"):
+        expected = clicks[getattr(scattered_split(N, 3), part)] % 2
+        assert getattr(made.data, part).labels.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("kind", ["uint64", "hex", "decimal", "index"])
