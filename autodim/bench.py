@@ -19,7 +19,6 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import torch
-import torch.nn as nn
 from joblib.externals.loky import ProcessPoolExecutor
 
 from .data import Data, Part, Vocabulary
@@ -52,7 +51,7 @@ def ratio(seconds: pd.DataFrame, numerator: str, denominator: str) -> dict[str, 
     return {"ratio": middle, "low": low, "high": high}
 
 # %% ../nbs/17_bench.ipynb #a45dce0d
-MOVIELENS_SIZES = (2,) * 18 + (81, 7, 21, 3439, 2, 6040, 3706, 50)  # genres, then year, age, ..., userId, movieId
+MOVIELENS_SIZES = (2,) * 18 + (81, 7, 21, 3439, 2, 6040, 3706, 50)  # genres, year, age, ..., userId, movieId, months
 
 
 def random_data(sizes: Sequence[int] = MOVIELENS_SIZES, rows: int = 20_000, seed: int = 0) -> Data:
@@ -224,11 +223,11 @@ def kind_of(operation: str) -> str:
     return "optimiser" if name.startswith("Optimizer") else KINDS.get(name, "other")
 
 # %% ../nbs/17_bench.ipynb #2dd4fdf8
-def profile(run: Callable[[], None], calls: int = 3) -> pd.Series:
+def profile(run: Callable[[], None]) -> pd.Series:
     """Share of a contender's time by kind of operation, from PyTorch's profiler, on the CPU."""
     run()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as record:
-        for _ in range(calls):
+        for _ in range(3):
             run()
     own = pd.Series({event.key: event.self_cpu_time_total for event in record.key_averages()})
     return (own.groupby(kind_of).sum() / own.sum()).reindex([*dict.fromkeys(KINDS.values()), "other"], fill_value=0.0)

@@ -69,8 +69,8 @@ def budget_parameters(
 
 # %% ../nbs/19_budget.ipynb #42379f29
 def log_probability(alpha: torch.Tensor, candidates: Candidates, dims: Sequence[int]) -> float:
-    """Σ_m log α_m^{n_m}, in nats, of an assignment dims [M] under α [M, N]."""
-    place = torch.tensor([candidates.dims.index(d) for d in dims], device=alpha.device)
+    """Σ_m log α_m^{n_m}, in nats, of an assignment dims [M] under α [M, N]; ValueError: see `Candidates.places`."""
+    place = torch.tensor(candidates.places(dims), device=alpha.device)
     return alpha.double().gather(1, place.unsqueeze(1)).log().sum().item()
 
 # %% ../nbs/19_budget.ipynb #dd8195ec
@@ -79,7 +79,12 @@ def price(score: np.ndarray, cost: np.ndarray, budget: int) -> float:
 
     Args:
         score: [M, N], -inf where a candidate may not be taken. cost: [M, N]; in each row the cheapest costs 0.
+
+    Raises:
+        ValueError: nothing fits: a row has no candidate of cost 0, or the budget is negative.
     """
+    if np.where(np.isfinite(score), cost, np.inf).min(1).any() or budget < 0:
+        raise ValueError(f"budget {budget}: expected 0 or more, and a candidate of cost 0 in each row")
     rows, low, high = np.arange(len(cost)), 0.0, 1.0
 
     def spent(p: float) -> int:

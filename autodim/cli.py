@@ -41,7 +41,7 @@ from .search import SearchResult
 from .selection import load_dims
 from .storage import FileCheckpoint, alone, key_of, plain
 from .stream import read_manifest
-from .tables import Schema, read_table, write_bytes
+from .tables import classes_from_list, read_table, schema_from_dict, write_bytes
 from .workflow import Prepared, auc_space_curve, open_stream, prepare_stream
 
 # %% ../nbs/26_cli.ipynb #e8f77518
@@ -105,9 +105,8 @@ def load_prepared(folder: Path, key: str) -> Prepared | None:
         return None
     d = json.loads(tensors["description"].numpy().tobytes())
     parts = [Part(tensors[f"{part}.ids"], tensors[f"{part}.labels"]) for part in ("train", "val", "test")]
-    s, vocabularies = d["schema"], tuple(vocabulary_from_dict(v) for v in d["vocabularies"])
-    schema = Schema(s["label"], tuple(s["fields"]), s["buckets"], s["left_out"])
-    return Prepared(schema, np.array(d["classes"]), Data(d["name"], vocabularies, *parts, d["fingerprint"]), d["split"])
+    data = Data(d["name"], tuple(vocabulary_from_dict(v) for v in d["vocabularies"]), *parts, d["fingerprint"])
+    return Prepared(schema_from_dict(d["schema"]), classes_from_list(d["classes"]), data, d["split"])
 
 
 def prepared_of(run: Mapping[str, object], folder: Path) -> Prepared:

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['Buckets', 'LOTS', 'DataError', 'find_root', 'criteo_buckets', 'quantile_edges', 'as_numbers', 'Vocabulary',
-           'factorize', 'bucketed', 'fit_vocabulary', 'vocabulary_to_dict', 'vocabulary_from_dict', 'Split', 'cut',
-           'random_split', 'chronological_split', 'lots', 'part_of', 'scattered_split', 'keep_chance',
-           'downsample_negatives', 'Part', 'DiskPart', 'Data', 'fingerprint', 'check_labels', 'check_table',
-           'check_split', 'encode_table', 'read_group', 'disk_batches', 'batches']
+           'factorize', 'bucketed', 'fit_vocabulary', 'vocabulary_to_dict', 'vocabulary_from_dict', 'Split',
+           'check_fractions', 'cut', 'random_split', 'chronological_split', 'lots', 'part_of', 'scattered_split',
+           'keep_chance', 'downsample_negatives', 'Part', 'DiskPart', 'Data', 'fingerprint', 'check_labels',
+           'check_table', 'check_split', 'encode_table', 'read_group', 'disk_batches', 'batches']
 
 # %% ../nbs/00_data.ipynb #28b45420
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -45,7 +46,8 @@ def criteo_buckets(values: np.ndarray) -> np.ndarray:
 
 # %% ../nbs/00_data.ipynb #6595f208
 def quantile_edges(values: np.ndarray, q: int, counts: np.ndarray | None = None) -> tuple[float, ...]:
-    """The inner edges of `q` quantile buckets of values (float [n], NaN ignored): increasing, at most q - 1.
+    """The inner edges of `q` quantile buckets of values (float [n], NaN ignored): increasing, at most q - 1,
+    all above the smallest value.
 
     Args:
         counts: how many rows each value stands for [n]; None: one each.
@@ -63,7 +65,8 @@ def quantile_edges(values: np.ndarray, q: int, counts: np.ndarray | None = None)
                      for p in (np.floor(place), np.ceil(place)))
         share = place - np.floor(place)
         edges = np.where(share < 0.5, low + (high - low) * share, high - (high - low) * (1 - share))
-    return tuple(np.unique(edges).tolist())
+    edges = np.unique(edges)
+    return tuple(edges[edges > values[known].min()].tolist())  # below the smallest value there is no training row
 
 # %% ../nbs/00_data.ipynb #2810bcc2
 def as_numbers(column: pd.Series) -> np.ndarray:
@@ -158,8 +161,8 @@ def fit_vocabulary(
     rule, edges = "values", ()
     if buckets == "criteo":
         rule = "criteo"
-    elif isinstance(buckets, int) and buckets >= 1:
-        rule, edges = "quantiles", quantile_edges(as_numbers(column), buckets, counts)
+    elif isinstance(buckets, Integral) and not isinstance(buckets, bool) and buckets >= 1:
+        rule, edges = "quantiles", quantile_edges(as_numbers(column), int(buckets), counts)
     elif buckets is not None:
         raise ValueError(f"buckets={buckets!r}: expected None, 'criteo' or a number of quantiles")
     codes, present = factorize(bucketed(column, rule, edges))
@@ -232,10 +235,15 @@ class Split(NamedTuple):
     test: np.ndarray
 
 # %% ../nbs/00_data.ipynb #47b0e0ac
-def cut(order: np.ndarray, fractions: Sequence[float]) -> list[np.ndarray]:
-    """Row numbers in the given order [n], cut into consecutive parts for train, val and test."""
+def check_fractions(fractions: Sequence[float]) -> None:
+    """Raises ValueError unless they are three positive numbers that sum to 1."""
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
         raise ValueError(f"fractions {tuple(fractions)}: expected three positive numbers that sum to 1")
+
+
+def cut(order: np.ndarray, fractions: Sequence[float]) -> list[np.ndarray]:
+    """Row numbers in the given order [n], cut into consecutive parts for train, val and test."""
+    check_fractions(fractions)
     ends = np.rint(np.cumsum(fractions)[:2] * len(order)).astype(np.int64)
     parts = np.split(order, ends)
     if min(len(p) for p in parts) == 0:
@@ -275,8 +283,7 @@ def lots(seed: int, start: int, n: int) -> np.ndarray:
 
 def part_of(lot: np.ndarray, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> np.ndarray:
     """The part that each row falls into by its lot [n]: 0 training, 1 validation, 2 test; int8 [n]."""
-    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
-        raise ValueError(f"fractions {tuple(fractions)}: expected three positive numbers that sum to 1")
+    check_fractions(fractions)
     return np.searchsorted(np.cumsum(fractions)[:2], lot, side="right").astype(np.int8)
 
 
@@ -391,8 +398,9 @@ def check_table(frame: pd.DataFrame, label: str, buckets: Mapping[str, object]) 
     """The field names of a table, all its columns but the label.
 
     Raises:
-        DataError: the table is empty, a named column is not there, a column is there twice, or a field that is
-            not bucketed holds fractions (each distinct number would become a row of the embedding table).
+        DataError: the table is empty, a named column is not there, a column is there twice (1 and "1" are
+            one name), or a field that is not bucketed holds infinity or fractions (each distinct number would become
+            a row of the embedding table).
     """
     missing = [c for c in (label, *buckets) if c not in frame.columns]
     if missing:
@@ -401,10 +409,13 @@ def check_table(frame: pd.DataFrame, label: str, buckets: Mapping[str, object]) 
     n, m = len(frame), len(frame.columns) - 1
     if n == 0 or m == 0:
         raise DataError(f"the table has {n} rows and {m} fields: nothing to encode")
-    if not frame.columns.is_unique:
-        raise DataError(f"column {frame.columns[frame.columns.duplicated()][0]!r} is there twice")
+    columns = frame.columns.map(str)
+    if not columns.is_unique:
+        raise DataError(f"column {columns[columns.duplicated()][0]!r} is there twice")
     for name in frame.columns:
         if name not in (label, *buckets) and pd.api.types.is_float_dtype(frame[name].dtype):
+            if np.isinf(frame[name]).any():
+                raise DataError(f"column {name!r} holds infinity: make it a finite number, or missing")
             if (frame[name].dropna() % 1 != 0).any():
                 raise DataError(f"column {name!r} holds fractions: bucket it, as buckets={{{name!r}: 10}}, "
                                 "or make it a category column if each number is a value of its own")
@@ -443,6 +454,7 @@ def encode_table(
 
     Raises:
         DataError: see `check_table`, `check_labels`, `check_split` and `as_numbers`.
+        ValueError: see `fit_vocabulary`.
     """
     buckets = buckets or {}
     fields = check_table(frame, label, buckets)

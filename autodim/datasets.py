@@ -6,8 +6,9 @@
 __all__ = ['PLANTED', 'PLANTED_DIMS', 'PLANTED_INTERACTION', 'GENRES', 'MOVIELENS_FIELDS', 'LAYOUT', 'NUMERIC', 'Columns',
            'CACHE_VERSION', 'MOVIELENS_URL', 'MOVIELENS_MD5', 'DATASETS', 'PlantedField', 'planted_effects',
            'planted_logits', 'planted', 'bad_line', 'read_dat', 'entity_rows', 'movielens_columns', 'Source',
-           'read_movielens', 'save_source', 'load_source', 'cached', 'download', 'check_md5', 'unpack',
-           'find_movielens', 'check_drop', 'movielens_source', 'check_times', 'movielens_1m', 'load']
+           'read_movielens', 'save_source', 'load_source', 'cache_folder', 'data_folder', 'cached', 'download',
+           'check_md5', 'unpack', 'find_movielens', 'check_drop', 'movielens_source', 'check_times', 'movielens_1m',
+           'load']
 
 # %% ../nbs/01_datasets.ipynb #d0d8a351
 import csv
@@ -244,12 +245,21 @@ def load_source(path: Path, key: str) -> Source | None:
         return None
 
 # %% ../nbs/01_datasets.ipynb #91d7d394
+def cache_folder() -> Path:
+    """Where prepared tables are kept: AUTODIM_CACHE, else .cache/autodim, from the repository's root."""
+    return find_root() / Path(os.environ.get("AUTODIM_CACHE") or ".cache/autodim").expanduser()
+
+
+def data_folder(data_dir: str | Path | None = None) -> Path:
+    """Where the data lie: `data_dir`, else AUTODIM_DATA, else data/, from the repository's root."""
+    return find_root() / Path(data_dir or os.environ.get("AUTODIM_DATA") or "data").expanduser()
+
+
 def cached(name: str, folder: Path, files: Sequence[str], read: Callable[[Path], Source]) -> Source:
     """`read(folder)`, or what it returned when these files of the folder had the same sizes and times."""
     stats = [(folder / f).stat() for f in files if (folder / f).is_file()]
     key = json.dumps([CACHE_VERSION, [(s.st_size, s.st_mtime_ns) for s in stats]])
-    place = find_root() / Path(os.environ.get("AUTODIM_CACHE") or ".cache/autodim").expanduser()
-    path = place / f"{name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}.npz"
+    path = cache_folder() / f"{name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}.npz"
     source = load_source(path, key)
     if source is None or len(stats) < len(files):
         source = read(folder)
@@ -326,11 +336,11 @@ def unpack(archive: Path, folder: Path, members: Sequence[str]) -> None:
 
 # %% ../nbs/01_datasets.ipynb #645efcea
 def find_movielens(folder: str = "ml-1m", data_dir: str | Path | None = None) -> Path:
-    """The folder of MovieLens's files: below `data_dir`, else AUTODIM_DATA, else data/.
+    """The folder of MovieLens's files: below `data_folder(data_dir)`.
 
     A missing "ml-1m" is unpacked from the zip beside it, if its checksum is right; a missing zip is downloaded.
     """
-    base = find_root() / Path(data_dir or os.environ.get("AUTODIM_DATA") or "data").expanduser()
+    base = data_folder(data_dir)
     place, archive = base / folder, base / f"{folder}.zip"
     if place.is_dir():
         return place
@@ -395,7 +405,7 @@ def movielens_1m(
     return movielens_source(drop_fields, folder, data_dir).frame
 
 # %% ../nbs/01_datasets.ipynb #d587643f
-# names for `load`, and the folders below the data directory
+# names for `load`, and the folders below the data directory; the half is that of users 1 to 2999, with all timestamps
 DATASETS = {"planted": "", "movielens-1m": "ml-1m", "movielens-1m-half": "ml-1m-users-1-2999"}
 
 
@@ -413,9 +423,11 @@ def load(
     Args:
         seed: of the random split; a chronological one has no chance in it.
         drop_fields, data_dir: see `movielens_1m`. min_count: see `fit_vocabulary`.
+        fractions: of the rows that go to training, validation and test.
 
     Raises:
         DataError: the dataset or kind of split is not known, or its data is bad.
+        ValueError: `fractions` are not three positive numbers that sum to 1.
     """
     if dataset not in DATASETS:
         raise DataError(f"dataset {dataset!r} is not known: expected one of {', '.join(DATASETS)}")

@@ -34,7 +34,7 @@ from .search import SearchConfig, SearchResult
 from .storage import Trained, load_trained, save_trained
 from .tables import encode_rows, read_table
 from autodim.workflow import (
-    Outcome, Prepared, auc_space_curve, choose, find, make_record, prepare, rivals, train,
+    Prepared, auc_space_curve, choose, find, make_record, prepare, rivals, train,
 )  # fmt: skip
 
 # %% ../nbs/24_estimator.ipynb #8f0a638a
@@ -102,10 +102,10 @@ def fitting_batch(n: int, processes: int = 1) -> int:
     return size - size % processes
 
 
-def cooling(n: int, batch_size: int, epochs: int, start: float = 2.0, floor: float = 0.5) -> float:
+def cooling(n: int, batch_size: int, epochs: int) -> float:
     """The decay of the temperature per step with which it reaches its floor after 60 % of the search."""
     steps = epochs * max(1, n // min(batch_size, n))
-    return (start - floor) / (0.6 * steps)
+    return (SearchConfig.tau_start - SearchConfig.tau_floor) / (0.6 * steps)
 
 # %% ../nbs/24_estimator.ipynb #1e6911f2
 class Report:

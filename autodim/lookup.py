@@ -10,6 +10,7 @@ __all__ = ['SAVED_AT_LEAST', 'Candidates', 'uniform_candidates', 'block_starts',
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from numbers import Integral
 
 import torch
 import torch.nn as nn
@@ -47,6 +48,15 @@ class Candidates:
         """Which field may use which candidate: bool [M, N]."""
         return torch.tensor([[d in dims for d in self.dims] for dims in self.allowed])
 
+    def places(self, dims: Sequence[int]) -> list[int]:
+        """Which candidate each field's dimension in `dims` [M] is; ValueError if one is none, or they are not M."""
+        if len(dims) != len(self.allowed):
+            raise ValueError(f"{len(dims)} dims for {len(self.allowed)} fields")
+        wrong = [(m, d) for m, d in enumerate(dims) if d not in self.dims]
+        if wrong:
+            raise ValueError(f"field {wrong[0][0]}: dimension {wrong[0][1]} is none of the candidates {self.dims}")
+        return [self.dims.index(d) for d in dims]
+
 # %% ../nbs/02_lookup.ipynb #be1dc25b
 def uniform_candidates(n_fields: int, dims: Sequence[int] = (2, 4, 6, 8, 10)) -> Candidates:
     """The paper's choice (Section III-B): every one of `n_fields` fields may take every dimension of `dims`."""
@@ -65,6 +75,9 @@ class FieldEmbedding(nn.Module):
         cardinalities: rows of each field's table [M].
         widths: embedding dimension of each field [M].
 
+    Raises:
+        ValueError: they are not of equal number, or a width is no positive whole number.
+
     Example: `FieldEmbedding([3, 5], [2, 4])` maps ids [B, 2] to [B, 6], columns in the order of the fields.
     """
 
@@ -72,6 +85,9 @@ class FieldEmbedding(nn.Module):
         super().__init__()
         if len(cardinalities) != len(widths):
             raise ValueError(f"{len(cardinalities)} cardinalities but {len(widths)} widths")
+        wrong = [(m, d) for m, d in enumerate(widths) if not isinstance(d, Integral) or d < 1]
+        if wrong:
+            raise ValueError(f"field {wrong[0][0]}: width {wrong[0][1]!r}, expected a whole number of 1 or more")
         self.widths = tuple(widths)
         self.tables = nn.ModuleList()
         starts, columns = block_starts(widths), []  # columns: where each looked-up column belongs

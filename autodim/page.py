@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .figures import COLOURS, set_style
-from .inference import MARGIN
+from .inference import MARGIN, Z
 from .tables import write_bytes
 
 # %% ../nbs/22_page.ipynb #f63802cb
@@ -138,13 +138,13 @@ def signed(value: float) -> str:
 # %% ../nbs/22_page.ipynb #1ea1b9f3
 def half_width(outcome: Mapping[str, object]) -> float | None:
     """Half of DeLong's 95 % interval of the test AUC; None where the test rows have too few of a class for one."""
-    return None if outcome["test_auc_error"] is None else 1.959964 * outcome["test_auc_error"]
+    return None if outcome["test_auc_error"] is None else Z * outcome["test_auc_error"]
 
 
 def answer(record: Mapping[str, object]) -> list[str]:
     """What came out, in sentences: size, test AUC with DeLong's interval, and each difference in the record's words."""
     chosen, half = record["outcomes"][0], half_width(record["outcomes"][0])
-    widest = max(record["candidates"]) * sum(field["values"] for field in record["fields"])
+    widest = max(record["candidates"]) * sum(field["parameters"] // field["dim"] for field in record["fields"])
     interval = "the test rows have too few of a class for an interval" if half is None else (
         f"DeLong's 95 % interval is {max(0, chosen['test_auc'] - half):.4f} to {min(1, chosen['test_auc'] + half):.4f}")
     sentences = [

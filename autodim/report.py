@@ -9,7 +9,7 @@ __all__ = ['ORDER', 'VERDICTS', 'method_name', 'named', 'setting', 'kind_of', 'd
 
 # %% ../nbs/15_report.ipynb #40f2a057
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd

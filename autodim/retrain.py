@@ -29,12 +29,14 @@ class TrainConfig:
     patience: int = 2  # epochs without a better validation AUC before training ends
     batch_size: int = 1000
     lr: float = 0.001  # Adam
-    sparse: bool = field(default=False, metadata={"later": True})  # lazy Adam on the tables, for large vocabularies
+    sparse: bool = field(default=False, metadata={"later": True})  # lazy Adam on the tables; later: see `settings`
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.patience, self.batch_size - 1) < 1:
             raise ValueError(f"epochs={self.epochs}, patience={self.patience}, batch_size={self.batch_size}: "
                              "expected at least 1, 1 and 2")
+        if self.lr < 0:
+            raise ValueError(f"lr={self.lr}: expected a learning rate, not below 0")
 
 # %% ../nbs/08_retrain.ipynb #9c82e3d1
 @dataclass(frozen=True)

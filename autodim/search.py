@@ -72,7 +72,8 @@ def alpha_gradient(
 # %% ../nbs/07_search.ipynb #1fcd68d7
 @dataclass(frozen=True)
 class SearchConfig:
-    """Settings of a dimension search; the defaults are the paper's (Sections III-B and III-F).
+    """Settings of a dimension search; the defaults are the paper's (Sections III-B and III-F), but for
+    `epochs`, of which it says nothing.
 
     Raises:
         ValueError: if a setting is out of its range.
@@ -100,6 +101,13 @@ class SearchConfig:
         if min(self.f, self.epochs, self.batch_size - 1) < 1:
             raise ValueError(f"f={self.f}, epochs={self.epochs}, batch_size={self.batch_size}: "
                              "expected f and epochs of at least 1 and batches of at least 2 rows")
+        if self.variant not in (1, 2, 3, 4):
+            raise ValueError(f"variant={self.variant}: expected 1, 2, 3 or 4")
+        uniform_candidates(1, self.dims)  # complains of a grid that does not increase
+        rates = {name: getattr(self, name) for name in ("lr", "alpha_lr", "xi", "tau_decay")}
+        if min(rates.values()) < 0 or self.tau_floor <= 0:
+            named = ", ".join(f"{name}={value}" for name, value in rates.items())
+            raise ValueError(f"{named}, tau_floor={self.tau_floor}: expected rates not below 0 and a floor above 0")
         if self.sparse and self.xi:
             raise ValueError(f"sparse=True with xi={self.xi}: the second order needs dense gradients; leave one out")
 
@@ -289,10 +297,14 @@ def search(
 # %% ../nbs/07_search.ipynb #a5dac0f9
 @torch.no_grad()
 def supernet_auc(model: SearchModel, part: Part, dims: Sequence[int] | None = None, batch_size: int = 8192) -> float:
-    """Search-time AUC on a part: each field fixed to its dimension in `dims` [M]; None: mixed by α, without noise."""
+    """Search-time AUC on a part: each field fixed to its dimension in `dims` [M]; None: mixed by α, without noise.
+
+    Raises:
+        ValueError: see `Candidates.places`.
+    """
     p = model.selection.alpha()
     if dims is not None:
-        place = torch.tensor([model.selection.candidates.dims.index(d) for d in dims], device=p.device)
+        place = torch.tensor(model.selection.candidates.places(dims), device=p.device)
         p = torch.nn.functional.one_hot(place, p.shape[1]).to(p.dtype)
     training = {m: m.training for m in model.modules()}
     pieces = max(1, min(-(-len(part.labels) // batch_size), len(part.labels) // 2))  # of two rows or more

@@ -85,9 +85,14 @@ def margin(alpha: torch.Tensor) -> torch.Tensor:
 
 # %% ../nbs/04_selection.ipynb #76739fc4
 def derive_dims(alpha: torch.Tensor, candidates: Candidates, fields: Sequence[str]) -> dict[str, int]:
-    """The dimension of each field, the candidate of largest α (Eq. 13), smaller first when tied."""
-    if len(fields) != len(alpha):
-        raise ValueError(f"{len(fields)} field names but α for {len(alpha)} fields")
+    """The dimension of each field, the candidate of largest α (Eq. 13), smaller first when tied.
+
+    Raises:
+        ValueError: α is not [M, N] for these fields and candidates, or not a number.
+    """
+    if alpha.shape != (len(fields), len(candidates.dims)):
+        raise ValueError(f"α of shape {list(alpha.shape)} for {len(fields)} field names and {len(candidates.dims)} "
+                         "candidates: expected a row a field and a column a candidate")
     if not alpha.isfinite().all():
         lost = [name for name, row in zip(fields, alpha) if not row.isfinite().all()]
         raise ValueError(f"α of {', '.join(lost)} is not a number; did the search diverge? Try a smaller learning rate")

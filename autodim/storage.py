@@ -24,7 +24,7 @@ from . import __version__
 from .backbones import Network, make_model
 from .data import DataError, Vocabulary, vocabulary_from_dict, vocabulary_to_dict
 from .models import DLRS, Tensors
-from .tables import Schema, write_bytes
+from .tables import Schema, classes_from_list, schema_from_dict, write_bytes
 
 # %% ../nbs/20_storage.ipynb #8c1d4cc7
 def key_of(*settings: object) -> str:
@@ -178,14 +178,13 @@ def read_description(path: Path) -> dict[str, object]:
 # %% ../nbs/20_storage.ipynb #a387867b
 def trained_from(description: Mapping[str, object], weights: bytes) -> Trained:
     """A trained model from the content of its two files."""
-    d, s = description, description["schema"]
+    d = description
     vocabularies = tuple(vocabulary_from_dict(record) for record in d["vocabularies"])
     widths = [d["dims"][vocabulary.name] for vocabulary in vocabularies]
     network = Network(**(d["network"] | {"hidden": tuple(d["network"]["hidden"])}))
     model = make_model([v.cardinality for v in vocabularies], widths, network)
     model.load_state_dict(safetensors.torch.load(weights))
-    schema = Schema(s["label"], tuple(s["fields"]), s["buckets"], s["left_out"])
-    classes = np.array(d["classes"], dtype=object if isinstance(d["classes"][0], str) else None)
+    schema, classes = schema_from_dict(d["schema"]), classes_from_list(d["classes"])
     return Trained(schema, vocabularies, classes, d["dims"], model.eval(), network, d["record"])
 
 

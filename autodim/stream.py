@@ -31,10 +31,10 @@ from tqdm import tqdm
 
 from . import __version__
 from autodim.data import (
-    Buckets, Data, DataError, DiskPart, Part, Vocabulary, find_root, fit_vocabulary, keep_chance, lots,
+    Buckets, Data, DataError, DiskPart, Part, Vocabulary, fit_vocabulary, keep_chance, lots,
     part_of, vocabulary_from_dict, vocabulary_to_dict,
 )  # fmt: skip
-from .datasets import check_drop
+from .datasets import cache_folder, check_drop, data_folder
 from .portions import Codes, Layout, Portion, blocks_of, check_file, column_of, not_told, read_files
 
 # %% ../nbs/12_stream.ipynb #7a94a97e
@@ -333,7 +333,7 @@ def write_prepared(
         DataError: the label is bad, or a part has rows of one class alone.
     """
     classes, by_class = check_label(codes, plan.label, plan.classes)
-    chance = keep_chance(by_class[1], by_class[0], plan.positive_rate) if plan.positive_rate else 1.0
+    chance = keep_chance(by_class[1], by_class[0], plan.positive_rate) if plan.positive_rate is not None else 1.0
     names, starts, label = codes.names, codes.starts(), codes.names.index(plan.label)
     draws = [Draw(plan.seed, plan.fractions, chance, label, classes[place]) for place in codes.values(plan.label)[1]]
     rows = [sum(portion.blocks) for portion in codes.portions]
@@ -532,13 +532,15 @@ CLICK_LOGS |= {
 
 # %% ../nbs/12_stream.ipynb #14882e7a
 def find_log(dataset: str, data_dir: str | Path | None = None) -> Path:
-    """The file of a click log below `data_dir`, else AUTODIM_DATA, else data/.
+    """The file of a click log below `data_folder(data_dir)`.
 
     Raises:
-        DataError: it is not there; the message says what to get, and where to put it.
+        DataError: the dataset is not known, or its file not there; the message says what to get, and where to put it.
     """
+    if dataset not in CLICK_LOGS:
+        raise DataError(f"dataset {dataset!r} is not known: expected one of {', '.join(CLICK_LOGS)}")
     log = CLICK_LOGS[dataset]
-    base = find_root() / Path(data_dir or os.environ.get("AUTODIM_DATA") or "data").expanduser()
+    base = data_folder(data_dir)
     found = [base / name for name in log.files if (base / name).is_file()]
     if not found:
         others = f" (or {', '.join(log.files[1:])})" if log.files[1:] else ""
@@ -561,7 +563,8 @@ def load_log(
     Raises:
         DataError: the file is missing, cannot be read whole, or has another number of rows than its owner published.
     """
-    log, path = CLICK_LOGS[dataset], find_log(dataset, data_dir)
+    path = find_log(dataset, data_dir)
+    log = CLICK_LOGS[dataset]
     check_drop(drop_fields, tuple(log.rules))
     rules = {name: rule for name, rule in log.rules.items() if name not in drop_fields}
     plan = Preparation(dataset, log.label, rules, min_count=min_count, positive_rate=positive_rate, seed=seed,
@@ -574,6 +577,5 @@ def load_log(
 
     settings = {**asdict(plan), "path": str(path.resolve())}
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
-    place = find_root() / Path(os.environ.get("AUTODIM_CACHE") or ".cache/autodim").expanduser()
-    folder = place / f"{dataset}-{key}"
+    folder = cache_folder() / f"{dataset}-{key}"
     return prepare_files([path], log.layout, (log.label, *rules), checked, settings, folder, workers, progress)

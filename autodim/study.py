@@ -122,6 +122,11 @@ def check_run(run: Run) -> None:
                          "the others choose theirs")
     if Network(run.backbone).name != "MLP" and run.method == "Bias":  # of an unknown name, `Network` complains
         raise ValueError(f"method 'Bias' with backbone={run.backbone!r}: it has no network after the embeddings")
+    if (run.dim > 0) != (run.method == "Uniform") or run.draw and run.method != "RaS":
+        raise ValueError(f"method {run.method!r} with dim={run.dim}, draw={run.draw}: Uniform needs a dimension, RaS "
+                         "may have a draw, the others have neither")
+    if run.method == "Bias" and run.bfloat16:
+        raise ValueError("method 'Bias' with bfloat16=True: it multiplies no matrices")
     for name in ("probe", "search_seed"):
         if getattr(run, name) is not None and not run.search:
             raise ValueError(f"method {run.method!r} with {name}={getattr(run, name)}: it does not search")

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MISSING', 'SUFFIXES', 'BUCKETS', 'TIMES', 'KINDS', 'open_text', 'check_head', 'Followed', 'bad_row', 'read_csv',
-           'check_columns', 'plain_column', 'to_frame', 'too_long', 'read_table', 'Schema', 'reason_by_counts',
-           'why_left_out', 'is_fractions', 'check_values', 'check_names', 'check_options', 'column_rule', 'make_schema',
-           'recognise', 'encode_labels', 'stratified_split', 'split_table', 'stand_for', 'as_trained', 'encode_rows',
-           'write_bytes']
+           'check_columns', 'plain_column', 'to_frame', 'too_long', 'read_table', 'Schema', 'schema_from_dict',
+           'classes_from_list', 'reason_by_counts', 'why_left_out', 'is_fractions', 'check_values', 'check_names',
+           'check_options', 'column_rule', 'make_schema', 'recognise', 'encode_labels', 'stratified_split',
+           'split_table', 'stand_for', 'as_trained', 'encode_rows', 'write_bytes']
 
 # %% ../nbs/18_tables.ipynb #d8a1ca3a
 import csv
@@ -19,6 +19,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -235,6 +236,16 @@ class Schema:
     left_out: Mapping[str, str]
 
 
+def schema_from_dict(d: Mapping[str, object]) -> Schema:
+    """What `asdict` and JSON made of a schema, as one again."""
+    return Schema(d["label"], tuple(d["fields"]), d["buckets"], d["left_out"])
+
+
+def classes_from_list(classes: Sequence[object]) -> np.ndarray:
+    """What the labels 0 and 1 stand for [2], from a list; texts stay texts of any length."""
+    return np.array(classes, dtype=object if isinstance(classes[0], str) else None)
+
+# %% ../nbs/18_tables.ipynb #c1a9e5d3
 TIMES = ("datetime64", "datetime", "date", "time", "timedelta64", "timedelta", "period")  # of pandas's `infer_dtype`
 
 
@@ -302,7 +313,7 @@ def check_options(
             raise ValueError(f"column {name!r} is named by {seen[name]} and by {option}; name it in one of them")
         seen[name] = option
     for name, rule in numerical.items():
-        if rule != "criteo" and (type(rule) is not int or rule < 1):
+        if rule != "criteo" and (not isinstance(rule, Integral) or isinstance(rule, bool) or rule < 1):
             raise ValueError(f"numerical: column {name!r} has the rule {rule!r}, expected 'criteo' or a number "
                              "of buckets")
 

@@ -191,9 +191,9 @@ class LinearMixture(nn.Module):
     under BatchNorm and is left out. `synchronised`: statistics are those of the rows of all processes.
     """
 
-    def __init__(self, lookup: Lookup, per_field: bool = False, eps: float = 1e-5, momentum: float = 0.1) -> None:
+    def __init__(self, lookup: Lookup, per_field: bool = False) -> None:
         super().__init__()
-        self.lookup, self.eps, self.momentum = lookup, eps, momentum
+        self.lookup, self.eps, self.momentum = lookup, 1e-5, 0.1  # those of PyTorch's BatchNorm
         n_fields, dims, d_max = len(lookup.candidates.allowed), lookup.candidates.dims, lookup.candidates.d_max
         self.track_running_stats, self.synchronised = True, False
         copies = n_fields if per_field else 1
@@ -220,6 +220,8 @@ class LinearMixture(nn.Module):
         block = self.lookup(ids).transpose(0, 1)  # [M, B, S]
         weight = torch.cat(list(self.weights), 1)  # the rows of all W_n: [M or 1, R, d_N], R = Σ d_n
         if self.training:
+            if len(ids) == 1:
+                raise ValueError("a training batch of one row has no variance: expected two rows or more")
             block, mu, cov = process_centre(block) if self.synchronised else Centre.apply(block)
             var = self.variances(cov, weight)
             if self.track_running_stats:

@@ -29,7 +29,7 @@ from .backbones import Network, retrain_network, search_network
 from .baselines import uniform_dims
 from .budget import budget_parameters, dims_within, padded_bytes, space_curve
 from .data import Buckets, Data, DataError, encode_table, vocabulary_to_dict
-from .inference import MARGIN, delong
+from .inference import MARGIN, Z, delong
 from .lookup import uniform_candidates
 from .metrics import Metrics, auc, logloss, predict, space
 from .models import ALONE, DLRS, Processes
@@ -40,8 +40,8 @@ from .storage import FileCheckpoint, key_of
 from .stream import Preparation, Rule, as_kind, open_prepared, prepare_files, read_manifest, typed
 from .study import environment, search_record
 from autodim.tables import (
-    BUCKETS, MISSING, SUFFIXES, Schema, check_names, check_options, encode_labels, make_schema, reason_by_counts,
-    recognise, split_table, too_long,
+    BUCKETS, MISSING, SUFFIXES, Schema, check_names, check_options, classes_from_list, encode_labels, make_schema,
+    reason_by_counts, recognise, schema_from_dict, split_table, too_long,
 )  # fmt: skip
 
 # %% ../nbs/21_workflow.ipynb #366ac834
@@ -162,10 +162,8 @@ def open_stream(folder: str | Path) -> Prepared:
         DataError: it is missing or damaged.
     """
     data, manifest = open_prepared(folder), read_manifest(Path(folder))
-    s = manifest["about"]["schema"]
-    schema = Schema(s["label"], tuple(s["fields"]), s["buckets"], s["left_out"])
-    classes = manifest["about"]["classes"]
-    return Prepared(schema, np.array(classes, dtype=object if isinstance(classes[0], str) else None), data, "random")
+    about = manifest["about"]
+    return Prepared(schema_from_dict(about["schema"]), classes_from_list(about["classes"]), data, "random")
 
 # %% ../nbs/21_workflow.ipynb #a81e990d
 def prepare_stream(
@@ -360,7 +358,7 @@ def differences(outcomes: Sequence[Outcome], labels: torch.Tensor) -> list[Diffe
     for name, contrast in contrasts.items():
         mean, low, high = contrast @ aucs, -1.0, 1.0
         if covariance is not None:
-            half = 1.959964 * math.sqrt(max(0.0, contrast @ covariance @ contrast))
+            half = Z * math.sqrt(max(0.0, contrast @ covariance @ contrast))
             low, high = mean - half, mean + half
         words = ("better", "worse", "no loss worth naming") if name == "widest" else (
             "better: the search paid", "worse: the search did not pay", "as good: the uniform dimension is simpler")

@@ -9,8 +9,8 @@ import torch
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from autodim.budget import (
-    budget_parameters, candidate_costs, dims_within, knapsack, log_probability, padded_bytes, space_curve, table_bytes,
-    undominated,
+    budget_parameters, candidate_costs, dims_within, knapsack, log_probability, padded_bytes, price, space_curve,
+    table_bytes, undominated,
 )
 from autodim.lookup import Candidates, uniform_candidates
 from autodim.metrics import space
@@ -255,6 +255,12 @@ def test_an_alpha_that_is_not_a_number_names_its_fields(bad):
     alpha[1, 2] = bad
     with pytest.raises(ValueError, match="α of film is not a number"):
         dims_within(alpha, uniform_candidates(3), ["user", "film", "zip"], [10] * 3, 10**6)
+
+
+@pytest.mark.parametrize("cost, budget", [([[0, 10]], -1), ([[3, 10]], 2)])
+def test_there_is_no_price_where_nothing_fits(cost, budget):
+    with pytest.raises(ValueError, match="expected 0 or more"):
+        price(np.log([[0.2, 0.8]]), np.array(cost), budget)
 
 
 def test_lengths_that_disagree():

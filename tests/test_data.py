@@ -95,12 +95,40 @@ def test_quantiles_equal_a_loop(q):
     rng = np.random.default_rng(q)
     values = np.where(rng.random(400) < 0.1, np.nan, rng.exponential(size=400).round(1))
     train = values[:250]
-    cuts = sorted({float(np.quantile(train[~np.isnan(train)], k / q)) for k in range(1, q)})
+    cuts = sorted({float(np.quantile(train[~np.isnan(train)], k / q)) for k in range(1, q)} - {np.nanmin(train)})
     buckets = [None if v != v else sum(v >= cut for cut in cuts) for v in values.tolist()]
     expected, cardinality = oracle_ids(buckets[:250], buckets, min_count=1)
     vocabulary = fit_vocabulary(pd.Series(train, name="x"), buckets=q)
     assert list(vocabulary.edges) == pytest.approx(cuts)
     assert (vocabulary.encode(pd.Series(values)).tolist(), vocabulary.cardinality) == (expected, cardinality)
+
+
+@pytest.mark.parametrize("q", [2, 4, 10])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_number_beyond_training_is_encoded_as_the_outermost_of_training(q, seed):
+    rng = np.random.default_rng(seed)
+    train = np.where(rng.random(300) < rng.uniform(0, 0.9), 0.0, rng.exponential(size=300).round(1))  # often zero
+    vocabulary = fit_vocabulary(pd.Series(train, name="x"), buckets=q)
+    inner = vocabulary.encode(pd.Series([train.min(), train.max()]))
+    assert vocabulary.encode(pd.Series([train.min() - 5, train.max() + 5])).tolist() == inner.tolist()
+    assert min(inner) > 0  # none is the dummy
+
+
+@pytest.mark.parametrize("q", [np.int64(3), np.uint8(3)])
+def test_numbers_of_buckets_may_be_numpys(q):
+    column = pd.Series(np.arange(30.0), name="x")
+    assert fit_vocabulary(column, buckets=q).edges == fit_vocabulary(column, buckets=3).edges
+    with pytest.raises(ValueError, match="a number of quantiles"):
+        fit_vocabulary(column, buckets=True)
+
+
+def test_columns_of_one_name_and_infinity_are_refused():
+    frame = pd.DataFrame({1: [1, 2, 1, 2], "1": [1, 1, 2, 2], "label": [0, 1, 0, 1]})
+    with pytest.raises(DataError, match="column '1' is there twice"):
+        encode_table(frame, Split(*(np.array([0, 1]),) * 3))
+    frame = pd.DataFrame({"x": [1.0, np.inf, 2, 3], "label": [0, 1, 0, 1]})
+    with pytest.raises(DataError, match="column 'x' holds infinity"):
+        encode_table(frame, Split(*(np.array([0, 1]),) * 3))
 
 
 def test_quantile_buckets_are_balanced():

@@ -62,6 +62,12 @@ def test_gradients_land_in_the_rows_looked_up(seed):
         start += gradient.shape[1]
 
 
+@pytest.mark.parametrize("width", [0, -1, 2.0, "2"])
+def test_widths_that_are_none_are_refused(width):
+    with pytest.raises(ValueError, match="field 1: width"):
+        FieldEmbedding([3, 4], [2, width])
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_permuted_fields_permute_the_columns(seed):
     embedding, sizes, ids = random_embedding(seed)

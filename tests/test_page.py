@@ -194,6 +194,15 @@ def test_the_answer_comes_first_with_the_record_words(record, document):
         assert said == [round(d["mean"], 4), round(d["low"], 4), round(d["high"], 4)]
 
 
+def test_several_tables_a_field_count_in_the_widest_too(record):
+    changed = copy.deepcopy(record)  # as FFM's: M - 1 tables a field
+    for what in (changed["fields"], changed["outcomes"]):
+        for entry in what:
+            entry["parameters"] *= 10
+    chosen = changed["outcomes"][0]
+    assert f"{chosen['parameters']:,} of {100 * sum(f['values'] for f in record['fields']):,}" in summary(changed)
+
+
 @pytest.mark.parametrize("words", ["worse: the search did not pay", "no loss worth naming", "anything else"])
 def test_words_are_the_record_s(record, words):
     changed = copy.deepcopy(record)

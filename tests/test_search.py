@@ -435,5 +435,16 @@ def test_supernet_auc_ignores_the_order_of_rows_in_one_piece_and_alpha_where_dim
 
 def test_supernet_auc_refuses_a_dimension_that_is_no_candidate():
     model, part = searched(1, False, uniform_candidates(3, DIMS), 40)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="field 1: dimension 4 is none of the candidates"):
         supernet_auc(model, part, (2, 4, 5))
+    with pytest.raises(ValueError, match="1 dims for 3 fields"):
+        supernet_auc(model, part, [2])
+
+
+@pytest.mark.parametrize("setting", [
+    {"variant": 5}, {"dims": ()}, {"dims": (4, 2)}, {"lr": -0.1}, {"alpha_lr": -1}, {"xi": -0.1}, {"tau_decay": -1},
+    {"tau_floor": 0.0},
+], ids=str)
+def test_settings_out_of_their_range_are_refused(setting):
+    with pytest.raises(ValueError):
+        SearchConfig(**setting)

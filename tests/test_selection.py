@@ -126,6 +126,12 @@ def test_a_diverged_search_has_no_dims():
         derive_dims(torch.tensor([[0.5, 0.5], [torch.nan, torch.nan]]), uniform_candidates(2, (2, 4)), "ab")
 
 
+@pytest.mark.parametrize("columns", [2, 4])
+def test_alpha_of_another_grid_has_no_dims(columns):
+    with pytest.raises(ValueError, match=f"shape \\[2, {columns}\\] for 2 field names and 3 candidates"):
+        derive_dims(torch.full((2, columns), 0.5), uniform_candidates(2, (2, 4, 6)), "ab")
+
+
 def test_dims_file_keeps_any_field_name_and_the_order(tmp_path):
     dims = {"zip": 2, "Straße": 4, "電影": 6, "a \"b\"\\,\n\t": 8, "é": 10, "e\u0301": 2, "😀": 4, "": 6, "a": 8}
     save_dims(dims, tmp_path / "dims.json")

@@ -26,7 +26,7 @@ from autodim.data import (
 from autodim.models import DLRS, MLP
 from autodim.portions import Layout
 from autodim.retrain import TrainConfig, fit
-from autodim.stream import CLICK_LOGS, CRITEO, Preparation, Rule, load_log, open_prepared, prepare_files
+from autodim.stream import CLICK_LOGS, CRITEO, Preparation, Rule, find_log, load_log, open_prepared, prepare_files
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -690,3 +690,15 @@ def test_training_from_disk_learns_what_training_in_memory_does(make_data):
         found.append(fit(model, one, TrainConfig(epochs=3, batch_size=100, lr=0.01), seed=0, progress=False).val)
     assert found[0].auc > 0.8 and abs(found[0].auc - found[1].auc) < 0.01
     assert found[1] == found[2]  # the same order again
+
+
+def test_a_log_that_is_not_known_is_refused_by_name(tmp_path):
+    with pytest.raises(DataError, match="'netflix' is not known: expected one of avazu"):
+        find_log("netflix", tmp_path)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0, 1.5, -0.2])
+def test_a_share_of_positives_that_cannot_be_is_refused(rate, tmp_path):
+    pd.DataFrame({"x": list("abcd") * 30, "label": [0, 1, 1] * 40}).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        prepare([tmp_path / "t.csv"], Layout(), Preparation("t", "label", {"x": Rule()}, positive_rate=rate), tmp_path / "made")

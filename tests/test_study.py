@@ -430,7 +430,12 @@ def test_recorded_rows_are_those_of_todays_configurations(root):
     {"method": "SAM", "search": SearchConfig()},  # would be recorded as SAM, but searched by AutoDim
     {"method": "Uniform", "dim": 2, "search": SearchConfig()},  # would be recorded as Uniform, but searched
     {"method": "AutoDim", "dims": (2, 4), "search": SearchConfig()},  # Space relative to 4, dims up to 10
-], ids=["no search", "another method", "search of a uniform", "other dims"])
+    {"method": "Uniform"},  # of no dimension
+    {"method": "Uniform", "dim": 2, "draw": 3},  # would be another run than the same without a draw
+    {"method": "RaS", "dim": 4},
+    {"method": "Bias", "bfloat16": True},
+], ids=["no search", "another method", "search of a uniform", "other dims", "uniform of none", "uniform of a draw",
+        "draw of a dimension", "products of a bias"])
 def test_contradictory_runs_are_refused(settings):
     with pytest.raises(ValueError):
         Run("planted", seed=0, **settings)
@@ -451,7 +456,7 @@ def test_a_grid_has_the_searches_that_its_rows_name():
 
 def test_fingerprints_that_disagree_are_refused():
     base = pd.DataFrame([{"dataset": "d", "seed": seed, "fingerprint": f"f{seed}",
-                          "config": Run("d", "Uniform", seed, split=split, drop_fields=drop).config}
+                          "config": Run("d", "Uniform", seed, dim=2, split=split, drop_fields=drop).config}
                          for seed in (0, 1) for split in ("random", "chronological") for drop in ((), ("zip",))])
     base["fingerprint"] = [f"{k:016x}" for k in range(8)]  # another split, other fields: other data
     twice = pd.concat([base, base])
@@ -538,9 +543,10 @@ def parts_of(row: dict) -> tuple:
 
 @pytest.mark.parametrize("method", ["Bias", "Uniform", "RaS", "SAM", "AutoDim"])
 def test_runs_without_later_settings_are_the_old_runs(method):
-    plain = small_run(method)
+    own = {"dim": 2} if method == "Uniform" else {}
+    plain = small_run(method, **own)
     assert set(json.loads(plain.config)) == FIRST and not set(json.loads(plain.config)) & set(LATER)
-    assert small_run(method, **LATER).run_id == plain.run_id
+    assert small_run(method, **own, **LATER).run_id == plain.run_id
     grid = make_grid("planted", ["MaD", "AutoDim"], [0], bfloat16=False)
     assert [r.run_id for r in grid] == [r.run_id for r in make_grid("planted", ["MaD", "AutoDim"], [0])]
 

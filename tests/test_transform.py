@@ -190,3 +190,12 @@ def test_a_candidate_of_weight_zero_has_no_influence(kind, per_field, lookup_cla
         narrow.mul_(3).add_(1)
     y = mixture(ids, p).detach()
     assert y[:, 1].equal(x[:, 1]) and not y[:, 0].equal(x[:, 0])
+
+
+@all_forms
+@all_lookups
+@pytest.mark.parametrize("transformation, per_field", KINDS)
+def test_a_training_batch_of_one_row_is_refused(transformation, per_field, lookup_class, branches):
+    mixture = make_mixture(lookup_class([5, 7], uniform_candidates(2)), transformation, per_field, branches)
+    with pytest.raises(ValueError, match="one row|more than 1 value"):
+        mixture(torch.zeros(1, 2, dtype=torch.long), torch.full((2, 5), 0.2))
