@@ -317,7 +317,10 @@ def test_preview_shows_every_page_without_a_network(root, tmp_path):
             assert not re.search(r'<img (?![^>]*\balt="[^"]+")', text), page.name
 
 
-EXPERIMENTS = [path for path in NOTEBOOKS if path.stem.startswith("exp_")]
+ALONE = ("exp_scale", "exp_speed", "exp_table2")  # need no rows that others train
+TOGETHER = pytest.mark.xdist_group("experiments")  # the others: by one process after the other, for their rows' sake
+EXPERIMENTS = [pytest.param(path, id=path.stem, marks=() if path.stem in ALONE else TOGETHER)
+               for path in NOTEBOOKS if path.stem.startswith("exp_")]
 
 
 @pytest.fixture(scope="module")
@@ -326,8 +329,7 @@ def quick_out(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("quick")
 
 
-@pytest.mark.xdist_group("experiments")  # by one process after the other, for their rows' sake
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", EXPERIMENTS)
 def test_experiment_runs_through_papermill(path, root, tmp_path, quick_out):
     """The quick configuration, cut shorter; all files in a temporary folder, and the committed ones untouched."""
     watched = [entry for name in ("results", "figures", "nbs") for entry in (root / name).rglob("*") if entry.is_file()]
