@@ -24,7 +24,7 @@ $(STAMP): requirements.txt setup.py settings.ini
 	  { echo "autodim needs Python 3.11, 3.12 or 3.13, not $$($(PYTHON) -V 2>&1 | tail -n 1): make setup PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/pip || { echo "Making $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
 	@echo "Installing the packages of requirements.txt (the first time a few minutes, PyTorch is large)"
-	@$(BIN)/python -m pip install --quiet --no-compile --requirement requirements.txt
+	@$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --use-pep517 --editable .
 	@touch $@
 
