@@ -178,10 +178,12 @@ class AFM(nn.Module):
         self.score, self.out = nn.Linear(attention, 1, bias=False), nn.Linear(self.align.d, 1, bias=False)
 
     def forward(self, h0: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        x = self.align(h0)
-        products = x.index_select(1, self.pairs[0]) * x.index_select(1, self.pairs[1])  # [B, P, d]
-        a = self.score(F.relu(self.hidden(products))).softmax(1)  # [B, P, 1]
-        return self.linear(ids) + self.out((a * products).sum(1)).squeeze(1)
+        x = self.align(h0).permute(2, 1, 0).contiguous()  # [d, M, B]
+        products = (x.index_select(1, self.pairs[0]) * x.index_select(1, self.pairs[1])).flatten(1)  # [d, P·B]
+        mapped = torch.cat([self.hidden.weight, self.out.weight]) @ products  # [attention + 1, P·B]
+        scores = self.score.weight @ F.relu(mapped[:-1] + self.hidden.bias.unsqueeze(1))
+        a = scores.view(self.pairs.shape[1], ids.shape[0]).softmax(0)  # [P, B]
+        return self.linear(ids) + (a * mapped[-1].view_as(a)).sum(0)
 
 # %% ../nbs/10_backbones.ipynb #396a6d68
 class FFM(nn.Module):
@@ -282,10 +284,9 @@ class Attention(nn.Module):
         self.query, self.key, self.value, self.residual = (nn.Linear(n_in, n_out, bias=False) for _ in range(4))
 
     def forward(self, e: torch.Tensor) -> torch.Tensor:
-        query, key, value = (part(e).unflatten(2, (self.heads, -1)).transpose(1, 2)
-                             for part in (self.query, self.key, self.value))  # [B, heads, M, head_width]
-        attended = (query @ key.transpose(2, 3)).softmax(3) @ value
-        return F.relu(attended.transpose(1, 2).flatten(2) + self.residual(e))
+        parts = [part(e).chunk(self.heads, 2) for part in (self.query, self.key, self.value)]
+        attended = [(query @ key.transpose(1, 2)).softmax(2) @ value for query, key, value in zip(*parts)]  # of a head
+        return F.relu(torch.cat(attended, 2) + self.residual(e))
 
 
 class AutoInt(nn.Module):
@@ -362,10 +363,12 @@ class XDeepFM(nn.Module):
     def interactions(self, x: torch.Tensor) -> torch.Tensor:
         """The feature maps of all layers, summed over their columns: [B, M, d] to [B, Σ maps]."""
         fields = layer = x.transpose(1, 2)  # [B, d, M]
+        *inner, last = self.maps
         sums = []
-        for compress in self.maps:
+        for compress in inner:
             layer = compress((layer.unsqueeze(3) * fields.unsqueeze(2)).flatten(2))  # [B, d, H]
             sums.append(layer.sum(1))
+        sums.append(last((layer.transpose(1, 2) @ fields).flatten(1)))
         return torch.cat(sums, 1)
 
     def forward(self, h0: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
