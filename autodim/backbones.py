@@ -284,8 +284,8 @@ class Attention(nn.Module):
         self.query, self.key, self.value, self.residual = (nn.Linear(n_in, n_out, bias=False) for _ in range(4))
 
     def forward(self, e: torch.Tensor) -> torch.Tensor:
-        parts = [part(e).chunk(self.heads, 2) for part in (self.query, self.key, self.value)]
-        attended = [(query @ key.transpose(1, 2)).softmax(2) @ value for query, key, value in zip(*parts)]  # of a head
+        parts = [part(e).chunk(self.heads, 2) for part in (self.query, self.key, self.value)]  # [B, M, n_out / heads]
+        attended = [(query @ key.transpose(1, 2)).softmax(2) @ value for query, key, value in zip(*parts)]
         return F.relu(torch.cat(attended, 2) + self.residual(e))
 
 
