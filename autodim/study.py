@@ -220,7 +220,8 @@ def environment(device: str) -> dict[str, str]:
     git = partial(subprocess.run, capture_output=True, text=True, cwd=find_root())
     head = git(["git", "rev-parse", "--short=10", "HEAD"]).stdout.strip()
     changed = git(["git", "status", "--porcelain", "--", "autodim"]).stdout.strip()
-    name = f"{processor()}, {torch.get_num_threads()} of {os.cpu_count()} cores"
+    instructions = torch.backends.cpu.get_cpu_capability()
+    name = f"{processor()} ({instructions}), {torch.get_num_threads()} of {os.cpu_count()} cores"
     return {
         "device": name if device == "cpu" else torch.cuda.get_device_name(device),
         "versions": f"python {platform.python_version()}, torch {torch.__version__}, autodim {__version__}",
