@@ -492,6 +492,18 @@ def a_search(steps: int, value: float = 0.5) -> SearchResult:
     return SearchResult({}, alpha[-1], history, None)
 
 
+@pytest.mark.parametrize("capability", ["default", "avx2"])
+def test_a_row_says_with_which_instructions_and_threads_it_was_made(capability):
+    """A processor's name tells neither; other vectors round sums differently. PyTorch is told which to take."""
+    flags = set(open("/proc/cpuinfo").read().split()) if os.path.exists("/proc/cpuinfo") else set()
+    if not {"avx2", "fma"} <= flags:
+        pytest.skip("needs a processor with AVX2, to be told to do without")
+    code = "import autodim.study; print(autodim.study.environment('cpu')['device'])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120,
+                          env=os.environ | {"ATEN_CPU_CAPABILITY": capability, "OMP_NUM_THREADS": "1"})
+    assert told.stdout.strip().endswith(f"({capability.upper()}), 1 of {os.cpu_count()} cores")
+
+
 @pytest.mark.parametrize("points", [1, 7, 60])
 @pytest.mark.parametrize("steps", [1, 2, 59, 60, 61, 119, 121, 4801])
 def test_search_records_keep_the_last_step_and_at_most_so_many(steps, points):
