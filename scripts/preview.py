@@ -166,12 +166,17 @@ def stylesheet() -> str:
     return f"{code}\n{own}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
 
 
+def our_own(source: str) -> str:
+    """Code that Pygments has marked up, without nbconvert's wash for notebooks of strangers: half of the time."""
+    return source
+
+
 def render(folder: Path, root: Path = ROOT) -> list[Path]:
     """Write one page for each notebook that the sidebar of root/_quarto.yml lists; a missing notebook is an error."""
     config = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))
     blocks, site, style = sections(config), config["website"]["title"], stylesheet()
     exporter = PageExporter(template_name="basic", raw_template=CELLS, embed_images=True,
-                            exclude_input_prompt=True, exclude_output_prompt=True)
+                            exclude_input_prompt=True, exclude_output_prompt=True, filters={"clean_html": our_own})
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for text, href in (entry for _, entries in blocks for entry in entries):

@@ -336,7 +336,7 @@ def test_experiment_runs_through_papermill(path, root, tmp_path, quick_out):
     before = {entry: entry.stat().st_mtime_ns for entry in watched}
     executed = tmp_path / path.name
     command = [BIN / "papermill", path, executed, "-f", root / "configs" / "quick.yaml", "-p", "out", quick_out,
-               "-y", "{search_epochs: 2, epochs: 3, rounds: 1}"]
+               "-y", "{search_epochs: 2, epochs: 3, rounds: 1, draws: 1, search_seeds: [0, 1], threads: 1, workers: 1}"]
     result = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     assert list((quick_out / "results").glob("*.csv")) and list((quick_out / "figures").glob(f"{path.stem}*.png"))

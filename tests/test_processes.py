@@ -23,6 +23,8 @@ from autodim.processes import told_to_end, torchrun
 from autodim.storage import FileCheckpoint
 from autodim.transform import SynchronisedBatchNorm, synchronised
 
+pytestmark = pytest.mark.xdist_group("processes")  # by one process of pytest: the two are launched once for all
+
 
 def launched(folder: Path, task: str) -> subprocess.CompletedProcess:
     """The job in two processes of one thread."""
