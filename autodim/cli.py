@@ -28,20 +28,20 @@ import torch
 
 from . import __version__
 from .backbones import BACKBONES, FFM
-from .data import Data, DataError, Part, vocabulary_from_dict, vocabulary_to_dict
+from .data import Data, DataError, Part, vocabulary_from_dict, vocabulary_to_dict, write_bytes
 from autodim.estimator import (
     AutoDim, check_settings, load, network_of, plain_settings, prepare_step, search_step, train_step,
 )  # fmt: skip
 from .export import write_deepctr, write_fuxictr, write_onnx, write_torchrec, write_vocabularies
 from .metrics import space
-from .models import ProcessLost
+from .models import FileCheckpoint, ProcessLost, key_of
 from .page import summary
 from .processes import torchrun
 from .search import SearchResult
 from .selection import load_dims
-from .storage import FileCheckpoint, alone, key_of, plain
+from .storage import alone, plain
 from .stream import read_manifest
-from .tables import classes_from_list, read_table, schema_from_dict, write_bytes
+from .tables import classes_from_list, read_table, schema_from_dict
 from .workflow import Prepared, auc_space_curve, open_stream, prepare_stream
 
 # %% ../nbs/26_cli.ipynb #e8f77518

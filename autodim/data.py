@@ -7,10 +7,12 @@ __all__ = ['Buckets', 'LOTS', 'DataError', 'find_root', 'criteo_buckets', 'quant
            'factorize', 'bucketed', 'fit_vocabulary', 'vocabulary_to_dict', 'vocabulary_from_dict', 'Split',
            'check_fractions', 'cut', 'random_split', 'chronological_split', 'lots', 'part_of', 'scattered_split',
            'keep_chance', 'downsample_negatives', 'Part', 'DiskPart', 'Data', 'fingerprint', 'check_labels',
-           'check_table', 'check_split', 'encode_table', 'read_group', 'disk_batches', 'batches']
+           'check_table', 'check_split', 'encode_table', 'write_bytes', 'read_group', 'disk_batches', 'batches']
 
 # %% ../nbs/00_data.ipynb #28b45420
 import hashlib
+import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -467,6 +469,29 @@ def encode_table(
         vocabularies.append(vocabulary)
     parts = [Part(torch.from_numpy(ids[:, rows].T.copy()), torch.from_numpy(labels[rows])) for rows in split]
     return Data(name, tuple(vocabularies), *parts, fingerprint(fields, parts))
+
+# %% ../nbs/00_data.ipynb #782cfffa
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file, atomically; its folder is made.
+
+    Raises:
+        DataError: it cannot be written (no permission, a full disk); nothing is left behind.
+    """
+    path = Path(path)
+    scratch = path.parent / f".{path.name}.{os.getpid()}-{threading.get_ident()}.part"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with scratch.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(scratch, path)
+        finally:
+            scratch.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror}): free some space or choose another "
+                        "folder") from None
 
 # %% ../nbs/00_data.ipynb #9762fff9
 def read_group(part: DiskPart, blocks: Sequence[int]) -> Part:

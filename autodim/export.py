@@ -24,10 +24,9 @@ import torch
 import torch.nn as nn
 
 from .backbones import FFM, table_dims
-from .data import DataError, Vocabulary, vocabulary_from_dict, vocabulary_to_dict
+from .data import DataError, Vocabulary, vocabulary_from_dict, vocabulary_to_dict, write_bytes
 from .lookup import FieldEmbedding, block_starts
 from .models import DLRS
-from .tables import write_bytes
 
 # %% ../nbs/23_export.ipynb #90eea524
 def module_names(fields: Sequence[str]) -> list[str]:

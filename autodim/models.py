@@ -4,25 +4,30 @@
 
 # %% auto #0
 __all__ = ['MakeBackbone', 'VARIANTS', 'Tensors', 'ALONE', 'Dropout', 'has_bfloat16', 'rounded_linear', 'MLP', 'loss_of', 'DLRS',
-           'SearchModel', 'search_parameters', 'Checkpoint', 'pack', 'unpack', 'random_state', 'load_random_state',
-           'optimizer_state', 'load_optimizer_state', 'Adam', 'Processes', 'parallel', 'agree', 'ProcessLost',
-           'is_loss', 'shared_epoch']
+           'SearchModel', 'search_parameters', 'Checkpoint', 'pack', 'unpack', 'key_of', 'FileCheckpoint',
+           'random_state', 'load_random_state', 'optimizer_state', 'load_optimizer_state', 'Adam', 'Processes',
+           'parallel', 'agree', 'ProcessLost', 'is_loss', 'shared_epoch']
 
 # %% ../nbs/05_models.ipynb #d576695e
+import hashlib
+import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import safetensors
+import safetensors.torch
 import torch
 import torch.distributed
 import torch.nn as nn
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from .data import Part
+from .data import Part, write_bytes
 from .lookup import Candidates, FieldEmbedding, SeparateLookup, SharedLookup
 from .selection import Selection
 from .transform import ProcessMean, make_mixture, synchronised
@@ -204,6 +209,41 @@ def pack(groups: Mapping[str, Tensors]) -> Tensors:
 def unpack(state: Tensors, group: str) -> Tensors:
     """One group of what `pack` returned."""
     return {name.removeprefix(f"{group}/"): t for name, t in state.items() if name.startswith(f"{group}/")}
+
+# %% ../nbs/05_models.ipynb #8c1d4cc7
+def key_of(*settings: object) -> str:
+    """A key for settings: sixteen hexadecimal digits that change with any of them."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+class FileCheckpoint:
+    """A `Checkpoint` in a safetensors file, written whole or not at all.
+
+    Args:
+        path: the file; made with its folder at the first save.
+        key: only a state saved under this key is loaded.
+    """
+
+    def __init__(self, path: str | Path, key: str) -> None:
+        self.path, self.key = Path(path), key
+
+    def load(self) -> Tensors | None:
+        """The state saved last under this key; None if there is none. A damaged file is noticed with a warning."""
+        if not self.path.is_file():
+            return None
+        try:
+            with safetensors.safe_open(self.path, framework="pt") as file:
+                if (file.metadata() or {}).get("key") != self.key:
+                    return None
+                return {name: file.get_tensor(name) for name in file.keys()}
+        except (safetensors.SafetensorError, OSError) as error:
+            warnings.warn(f"{self.path} is damaged ({error}) and counts as missing", stacklevel=2)
+            return None
+
+    def save(self, state: Tensors) -> None:
+        """Keep this state instead of the last one."""
+        content = {name: t.contiguous() for name, t in state.items()}
+        write_bytes(self.path, safetensors.torch.save(content, {"key": self.key}))
 
 # %% ../nbs/05_models.ipynb #ec01b059
 def random_state(generator: torch.Generator) -> Tensors:

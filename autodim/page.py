@@ -24,9 +24,9 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from .data import write_bytes
 from .figures import COLOURS, set_style
 from .inference import MARGIN, Z
-from .tables import write_bytes
 
 # %% ../nbs/22_page.ipynb #f63802cb
 FIELD = {"name": str, "kind": str, "values": float, "dim": float, "parameters": float, "bytes": float}

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['TEXT_COLUMNS', 'ONE_RUN', 'settings', 'Run', 'check_run', 'make_grid', 'network_of', 'find_dims', 'search_time_aucs',
-           'processor', 'environment', 'search_record', 'run_one', 'whole_lines', 'csv_text', 'Store',
-           'compute_threads', 'load_once', 'train_run', 'Workers', 'check_fingerprints', 'train_missing',
-           'begun_or_new', 'count_loss', 'run_grid']
+           'processor', 'environment', 'code_key', 'state_path', 'forget', 'kept', 'Clocked', 'search_record',
+           'run_one', 'whole_lines', 'csv_text', 'Store', 'compute_threads', 'load_once', 'train_run', 'Workers',
+           'check_fingerprints', 'train_missing', 'begun_or_new', 'count_loss', 'run_grid']
 
 # %% ../nbs/13_study.ipynb #e284d5fd
 import csv
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -45,6 +46,7 @@ from .data import Data, DataError, find_root
 from .datasets import load
 from .lookup import uniform_candidates
 from .metrics import evaluate, space
+from .models import Checkpoint, FileCheckpoint, Tensors, key_of
 from .retrain import TrainConfig
 from .search import SearchConfig, SearchResult, supernet_auc
 from .selection import entropy, margin
@@ -181,11 +183,13 @@ def network_of(run: Run) -> Network:
     return Network(run.backbone, run.hidden, run.dropout, run.bfloat16, run.equal, run.least, run.scaled)
 
 # %% ../nbs/13_study.ipynb #cc1da325
-def find_dims(run: Run, data: Data, progress: bool = True) -> tuple[dict[str, int], SearchResult | None]:
+def find_dims(
+    run: Run, data: Data, progress: bool = True, checkpoint: Checkpoint | None = None
+) -> tuple[dict[str, int], SearchResult | None]:
     """The dimensions of a run, chosen without test data, and the search's result where the method searches."""
     if run.search:
         seed = run.seed if run.search_seed is None else run.search_seed
-        found = search_network(data, run.search, seed, network_of(run), progress)
+        found = search_network(data, run.search, seed, network_of(run), progress, checkpoint)
         return found.dims, found
     if run.method == "Given":
         if len(run.given) != len(data.fields):
@@ -228,6 +232,56 @@ def environment(device: str) -> dict[str, str]:
         "commit": head + "+" * bool(changed) if head else "unknown",
     }
 
+# %% ../nbs/13_study.ipynb #a84e6f17
+@lru_cache(maxsize=1)
+def code_key() -> str:
+    """A key of this package's modules: another one after any change to them."""
+    folder = Path(inspect.getfile(find_root)).parent
+    return key_of([path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py"))])
+
+
+def state_path(begun: Path, step: str) -> Path:
+    """The file that keeps the state of a run's step, "search" or "train"."""
+    return begun.with_name(f"{begun.name}-{step}.safetensors")
+
+
+def forget(begun: Path | None) -> None:
+    """Remove what was kept of a run that has ended."""
+    for step in ("search", "train") if begun else ():
+        state_path(begun, step).unlink(missing_ok=True)
+
+
+def kept(run: Run, data: Data, device: str, begun: Path | None, step: str) -> FileCheckpoint | None:
+    """The file of a step of a run, only for this data and code on this kind of device; None if none is wanted."""
+    if begun is None:
+        return None
+    where = environment(device)
+    key = key_of(run.run_id, step, data.fingerprint, where["device"], where["versions"], code_key())
+    return FileCheckpoint(state_path(begun, step), key)
+
+
+class Clocked:
+    """A checkpoint that keeps the time spent as well, and keeps nothing but the time if it has no file."""
+
+    def __init__(self, file: FileCheckpoint | None) -> None:
+        self.file, self.began, self.before = file, time.perf_counter(), 0.0
+
+    def seconds(self) -> float:
+        """Seconds spent up to the state that was loaded, and since this object was made."""
+        return self.before + time.perf_counter() - self.began
+
+    def load(self) -> Tensors | None:
+        """The state saved last; None if there is none."""
+        state = self.file.load() if self.file else None
+        if state:
+            self.before = state.pop("seconds").item()
+        return state
+
+    def save(self, state: Tensors) -> None:
+        """Keep this state instead of the last one."""
+        if self.file:
+            self.file.save(state | {"seconds": torch.tensor(self.seconds(), dtype=torch.float64)})
+
 # %% ../nbs/13_study.ipynb #b5058091
 def search_record(found: SearchResult, points: int = 60) -> dict[str, object]:
     """α and the path of a search, rounded: at most `points` steps, the last one always among them."""
@@ -240,20 +294,27 @@ def search_record(found: SearchResult, points: int = 60) -> dict[str, object]:
     return {"alpha": [[round(x, 4) for x in row] for row in found.alpha.tolist()], "path": rounded}
 
 # %% ../nbs/13_study.ipynb #d9493734
-def run_one(run: Run, data: Data, device: str = "cpu", progress: bool = True) -> dict[str, object]:
-    """Carry out a run: choose dimensions, train, and read the test part once. Returns the row to record."""
-    began, started = time.perf_counter(), datetime.now(UTC)
-    dims, found = find_dims(run, data, progress)
+def run_one(
+    run: Run, data: Data, device: str = "cpu", progress: bool = True, begun: Path | None = None
+) -> dict[str, object]:
+    """Carry out a run: choose dimensions, train, and read the test part once. Returns the row to record.
+
+    Args:
+        begun: the start of the names of two files that keep each epoch, of the search and of the training; what an
+            interrupted run has left there is gone on from. None: nothing is kept.
+    """
+    started, searching = datetime.now(UTC), Clocked(kept(run, data, device, begun, "search"))
+    dims, found = find_dims(run, data, progress, searching)
     record = search_record(found) if found else {}
     if run.probe is not None:
         record["search_time_auc"] = search_time_aucs(run, data, found)
-    searched = time.perf_counter()
+    seconds_search, training = searching.seconds(), Clocked(kept(run, data, device, begun, "train"))
     seed = run.seed if run.retrain_seed is None else run.retrain_seed
     if run.method == "Bias":
         fitted = bias_only(data, run.train, seed, progress)
     else:
-        fitted = retrain_network(data, list(dims.values()), run.train, seed, network_of(run), progress)
-    trained = time.perf_counter()
+        fitted = retrain_network(data, list(dims.values()), run.train, seed, network_of(run), progress, training)
+    seconds_train = training.seconds()
     test, tables = evaluate(fitted.model, data.test), network_of(run).tables(len(dims))
     return {
         "run_id": run.run_id, "dataset": run.dataset, "method": run.method, "variant": run.variant,
@@ -263,7 +324,7 @@ def run_one(run: Run, data: Data, device: str = "cpu", progress: bool = True) ->
         "space": space(list(dims.values()), data.cardinalities, run.dims[-1]),
         "parameters": tables * sum(d * v for d, v in zip(dims.values(), data.cardinalities)),
         "best_epoch": fitted.best_epoch, "epochs": len(fitted.history),
-        "seconds_search": round(searched - began, 2) if found else 0.0, "seconds_train": round(trained - searched, 2),
+        "seconds_search": round(seconds_search, 2) if found else 0.0, "seconds_train": round(seconds_train, 2),
         "n_train": len(data.train.labels), "n_test": len(data.test.labels),
         "test_positives": int(data.test.labels.sum()),
         "fingerprint": data.fingerprint, **environment(device), "started": started.strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -380,11 +441,13 @@ def load_once(
 ONE_RUN = Lock()
 
 # %% ../nbs/13_study.ipynb #bf60151f
-def train_run(run: Run, data_dir: str | Path | None, device: str, threads: int, progress: bool) -> dict[str, object]:
-    """Load the data of a run and carry it out; the row to record."""
+def train_run(
+    run: Run, data_dir: str | Path | None, device: str, threads: int, progress: bool, begun: Path | None
+) -> dict[str, object]:
+    """Load the data of a run and carry it out, or go on with what is begun of it; the row to record."""
     with ONE_RUN, compute_threads(threads):
         data = load_once(run.dataset, run.seed, run.split, run.drop_fields, data_dir)
-        return run_one(run, data.to(device), device, progress)
+        return run_one(run, data.to(device), device, progress, begun)
 
 # %% ../nbs/13_study.ipynb #dac7b960
 class Workers:
@@ -395,11 +458,13 @@ class Workers:
         for _ in range(n):
             self.free.put(ProcessPoolExecutor(1))
 
-    def __call__(self, run: Run, data_dir: str | Path | None, device: str, threads: int) -> dict[str, object] | None:
+    def __call__(
+        self, run: Run, data_dir: str | Path | None, device: str, threads: int, begun: Path | None
+    ) -> dict[str, object] | None:
         """Carry out a run in a free process: its row, or None if the process died."""
         pool = self.free.get()
         try:
-            return pool.submit(train_run, run, data_dir, device, threads, progress=False).result()
+            return pool.submit(train_run, run, data_dir, device, threads, False, begun).result()
         except BrokenProcessPool:
             pool = ProcessPoolExecutor(1)
             return None
@@ -439,13 +504,17 @@ def train_missing(
         The id of each run, and whether it has a row now; it has none if its worker died.
     """
     claims: dict[str, ExitStack] = {}
-    apart = workers > 1 and isinstance(get_active_backend(prefer="threads")[0], ThreadingBackend)
+    here = isinstance(get_active_backend(prefer="threads")[0], ThreadingBackend)  # not on a cluster
+    apart = workers > 1 and here
+
+    def begun(run_id: str) -> Path | None:
+        return store.locks.resolve() / f"{store.path.stem}-{run_id}" if here else None
 
     def in_place(run: Run) -> tuple[str, dict[str, object] | None]:
-        return run.run_id, train_run(run, data_dir, device, threads, progress and workers == 1)
+        return run.run_id, train_run(run, data_dir, device, threads, progress and workers == 1, begun(run.run_id))
 
     def in_worker(run: Run) -> tuple[str, dict[str, object] | None]:
-        return run.run_id, pool(run, data_dir, device, threads)
+        return run.run_id, pool(run, data_dir, device, threads, begun(run.run_id))
 
     def claimed() -> Iterator[tuple]:
         for run in missing:
@@ -461,6 +530,7 @@ def train_missing(
         for run_id, row in parallel(claimed()):
             if row is not None:
                 store.append(row)
+                forget(begun(run_id))
             claims.pop(run_id).close()
             yield run_id, row is not None
 

@@ -7,14 +7,12 @@ __all__ = ['MISSING', 'SUFFIXES', 'BUCKETS', 'TIMES', 'KINDS', 'open_text', 'che
            'check_columns', 'plain_column', 'to_frame', 'too_long', 'read_table', 'Schema', 'schema_from_dict',
            'classes_from_list', 'reason_by_counts', 'why_left_out', 'is_fractions', 'check_values', 'check_names',
            'check_options', 'column_rule', 'make_schema', 'recognise', 'encode_labels', 'stratified_split',
-           'split_table', 'stand_for', 'as_trained', 'encode_rows', 'write_bytes']
+           'split_table', 'stand_for', 'as_trained', 'encode_rows']
 
 # %% ../nbs/18_tables.ipynb #d8a1ca3a
 import csv
 import io
-import os
 import re
-import threading
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -525,26 +523,3 @@ def encode_rows(frame: pd.DataFrame, vocabularies: Sequence[Vocabulary]) -> torc
             warnings.warn(f"column {vocabulary.name!r}: none of its {known.sum():,} values was seen in training, where "
                           f"it had values such as {example!r}; is it the same column?", stacklevel=2)
     return torch.from_numpy(ids)
-
-# %% ../nbs/18_tables.ipynb #782cfffa
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file, atomically; its folder is made.
-
-    Raises:
-        DataError: it cannot be written (no permission, a full disk); nothing is left behind.
-    """
-    path = Path(path)
-    scratch = path.parent / f".{path.name}.{os.getpid()}-{threading.get_ident()}.part"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with scratch.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(scratch, path)
-        finally:
-            scratch.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror}): free some space or choose another "
-                        "folder") from None

@@ -32,11 +32,10 @@ from .data import Buckets, Data, DataError, encode_table, vocabulary_to_dict
 from .inference import MARGIN, Z, delong
 from .lookup import uniform_candidates
 from .metrics import Metrics, auc, logloss, predict, space
-from .models import ALONE, DLRS, Processes
+from .models import ALONE, DLRS, FileCheckpoint, Processes, key_of
 from .portions import Codes, Layout, header_of
 from .retrain import TrainConfig
 from .search import SearchConfig, SearchResult, supernet_auc
-from .storage import FileCheckpoint, key_of
 from .stream import Preparation, Rule, as_kind, open_prepared, prepare_files, read_manifest, typed
 from .study import environment, search_record
 from autodim.tables import (

@@ -19,11 +19,10 @@ import torch.nn as nn
 
 from autodim.data import Data, Part, Vocabulary
 from autodim.lookup import uniform_candidates
-from autodim.models import ALONE, DLRS, MLP, Dropout, Processes, SearchModel, agree, shared_epoch
+from autodim.models import ALONE, DLRS, MLP, Dropout, FileCheckpoint, Processes, SearchModel, agree, shared_epoch
 from autodim.processes import torchrun
 from autodim.retrain import TrainConfig, fit, retrain
 from autodim.search import SearchConfig, Searcher, run_epochs, search
-from autodim.storage import FileCheckpoint
 from autodim.transform import synchronised
 
 SEARCHES = {

@@ -18,9 +18,9 @@ import autodim.transform
 from autodim.data import Part
 from autodim.lookup import uniform_candidates
 from autodim.metrics import predict
-from autodim.models import ALONE, MLP, Processes, ProcessLost, SearchModel, agree, is_loss, parallel, shared_epoch
+from autodim.models import (ALONE, MLP, FileCheckpoint, Processes, ProcessLost, SearchModel, agree, is_loss, parallel,
+                            shared_epoch)
 from autodim.processes import told_to_end, torchrun
-from autodim.storage import FileCheckpoint
 from autodim.transform import SynchronisedBatchNorm, synchronised
 
 pytestmark = pytest.mark.xdist_group("processes")  # by one process of pytest: the two are launched once for all

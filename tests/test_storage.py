@@ -18,11 +18,11 @@ import pandas as pd
 import pytest
 import torch
 
-from autodim import storage, tables
+from autodim import storage
 from autodim.backbones import Network
 from autodim.data import DataError, Vocabulary, fit_vocabulary
-from autodim.models import DLRS, MLP
-from autodim.storage import FORMAT, FileCheckpoint, Trained, key_of, load_trained, save_trained
+from autodim.models import DLRS, MLP, FileCheckpoint, key_of
+from autodim.storage import FORMAT, Trained, load_trained, save_trained
 from autodim.tables import Schema, encode_rows
 
 FRAME = pd.DataFrame(
@@ -90,7 +90,7 @@ def test_a_key_changes_with_each_setting_and_with_nothing_else():
 
 
 def test_a_key_is_the_same_in_another_process():
-    code = "from autodim.storage import key_of; print(key_of('search', {'b': 1, 'a': (2, None)}, 0.5))"
+    code = "from autodim.models import key_of; print(key_of('search', {'b': 1, 'a': (2, None)}, 0.5))"
     found = {
         subprocess.run(
             [os.sys.executable, "-c", code],
@@ -173,7 +173,7 @@ def full_disk(*_):
 def test_a_full_disk_leaves_the_state_before(tmp_path, monkeypatch):
     kept = FileCheckpoint(tmp_path / "x.safetensors", "key")
     kept.save(STATE)
-    monkeypatch.setattr(tables.os, "fsync", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(DataError, match="x.safetensors cannot be written .No space left"):
         kept.save({"done": torch.tensor(9)})
     assert names(tmp_path) == ["x.safetensors"] and same_state(kept.load(), STATE)
@@ -382,7 +382,7 @@ def test_a_disk_that_gets_full_leaves_the_model_before(before, nth, tmp_path, mo
         left[0] -= 1
         full_disk() if left[0] == 0 else real(descriptor)
 
-    monkeypatch.setattr(tables.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(DataError, match="cannot be written .No space left on device.: free some space"):
         save_trained(small_model(1), tmp_path)
     assert len(names(tmp_path)) == (2 if before else 0)
@@ -410,7 +410,7 @@ def test_a_model_that_is_saved_again_stays_when_the_disk_is_full(tmp_path, monke
         left[0] -= 1
         full_disk() if left[0] == 0 else real(descriptor)
 
-    monkeypatch.setattr(tables.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(DataError):
         save_trained(small_model(0, {"more": 1}), tmp_path)
     assert same_model(load_trained(tmp_path), small_model(0))

@@ -21,6 +21,7 @@ import pytest
 import torch
 
 import autodim.study
+from autodim.models import FileCheckpoint
 from autodim.retrain import TrainConfig
 from autodim.search import SearchConfig, SearchResult
 from autodim.study import (Run, Store, begun_or_new, check_fingerprints, count_loss, find_dims, make_grid, run_grid,
@@ -202,7 +203,7 @@ def fake_training(monkeypatch, seconds: float = 0.0) -> None:
         def to(self, device):
             return self
 
-    def run_one(run, data, device, progress):
+    def run_one(run, data, device, progress, begun):
         with open("trained.txt", "a") as file:
             file.write(f"{run.run_id} {os.getpid()}\n")
         time.sleep(seconds)
@@ -788,3 +789,92 @@ def test_a_run_may_lose_its_process_twice_whatever_others_lose():
     for run_id in ("y", "x"):
         with pytest.raises(RuntimeError, match=f"run {run_id}: its process died three times"):
             count_loss(lost, run_id)
+
+
+# ---------------------------------------------------------------- a run that is interrupted in the middle
+
+class Stop(BaseException):
+    """What ends a run from outside."""
+
+
+def interrupted_after(saves: int, monkeypatch, seconds: float = 0.0) -> list[str]:
+    """From now on, the so-many-th state that is kept is the last that happens. Returns the names, growing."""
+    real, names = FileCheckpoint.save, []
+
+    def save(self, state):
+        time.sleep(seconds)
+        real(self, state)
+        names.append(self.path.stem.split("-")[-1])
+        if len(names) == saves:
+            raise Stop
+    monkeypatch.setattr(FileCheckpoint, "save", save)
+    return names
+
+
+MIDDLES = [small_run("Uniform", dim=6), small_run("AutoDim", probe=2), small_run("SAM", backbone="FNN"),
+           small_run("AutoDim", search_seed=3, retrain_seed=4), small_run("Uniform", dim=4, backbone="DeepFM")]
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 4])
+@pytest.mark.parametrize("run", MIDDLES, ids=lambda run: f"{run.method}-{run.backbone}")
+def test_a_run_interrupted_after_any_epoch_goes_on_to_the_same_row(run, after, make_data, tmp_path, monkeypatch):
+    total = 4 if run.search else 2  # epochs of the search and of the training, none of which ends early
+    if after > total:
+        pytest.skip("the run is over by then")
+    monkeypatch.setattr(autodim.study, "load_once", lambda *a, **k: make_data())
+    whole = run_grid([run], Store(tmp_path / "whole.csv"), progress=False)
+    store = Store(tmp_path / "cut.csv")
+    with monkeypatch.context() as cut, pytest.raises(Stop):
+        before = interrupted_after(after, cut, seconds=0.2)
+        run_grid([run], store, progress=False)
+    assert len(before) == after and not store.path.exists()
+    with monkeypatch.context() as counted:
+        since = interrupted_after(-1, counted)
+        rows = run_grid([run], store, progress=False)
+    assert before + since == ["search"] * (total - 2) + ["train"] * 2  # no epoch twice, none left out
+    pd.testing.assert_frame_equal(rows[RESULTS], whole[RESULTS], check_exact=True)
+    for step in ("search", "train"):
+        assert rows[f"seconds_{step}"][0] >= 0.2 * (before.count(step) - 1)  # all but the writing of the last state
+    assert [path.name for path in store.locks.iterdir() if path.suffix != ".lock"] == []
+
+
+@pytest.mark.parametrize("change", ["code", "device", "data", "damage"])
+def test_a_state_of_other_code_device_or_data_is_not_gone_on_from(change, make_data, tmp_path, monkeypatch):
+    run, store = small_run("Uniform", dim=6), Store(tmp_path / "s.csv")
+    monkeypatch.setattr(autodim.study, "load_once", lambda *a, **k: make_data())
+    with monkeypatch.context() as cut, pytest.raises(Stop):
+        interrupted_after(1, cut)
+        run_grid([run], store, progress=False)
+    (left,) = store.locks.glob("*.safetensors")
+    if change == "code":
+        monkeypatch.setattr(autodim.study, "code_key", lambda: "of other modules")
+    elif change == "device":
+        monkeypatch.setattr(autodim.study, "processor", lambda: "another one")
+    elif change == "data":
+        other = dataclasses.replace(make_data(), fingerprint="1" * 16)
+        monkeypatch.setattr(autodim.study, "load_once", lambda *a, **k: other)
+    else:
+        left.write_bytes(left.read_bytes()[:50])
+    with monkeypatch.context() as counted, warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        since = interrupted_after(-1, counted)
+        run_grid([run], store, progress=False)
+    assert since == ["train"] * 2
+    assert any("damaged" in str(w.message) for w in seen) == (change == "damage")
+
+
+def test_any_change_to_a_module_changes_the_key_of_the_code(tmp_path, monkeypatch):
+    (tmp_path / "a.py").write_text("x = 1\n")
+    monkeypatch.setattr(autodim.study.inspect, "getfile", lambda thing: str(tmp_path / "data.py"))
+    keys = []
+    for change in ("x = 1\n", "x = 2\n"):
+        (tmp_path / "a.py").write_text(change)
+        keys.append(autodim.study.code_key.__wrapped__())
+    (tmp_path / "b.py").write_text("")
+    assert len({*keys, autodim.study.code_key.__wrapped__()}) == 3
+
+
+def test_without_a_store_a_run_keeps_nothing(make_data, monkeypatch):
+    names = interrupted_after(1, monkeypatch)
+    run_one(small_run("AutoDim"), make_data(), progress=False)
+    assert names == []

@@ -23,11 +23,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from autodim import tables
-from autodim.data import DataError, Vocabulary, fit_vocabulary, vocabulary_from_dict, vocabulary_to_dict
+from autodim.data import DataError, Vocabulary, fit_vocabulary, vocabulary_from_dict, vocabulary_to_dict, write_bytes
 from autodim.portions import Layout, header_of
 from autodim.tables import (
     encode_labels, encode_rows, read_table, recognise, split_table, stand_for, stratified_split, why_left_out,
-    write_bytes,
 )  # fmt: skip
 
 GOOD = b"user,land,price,click\n7,NA,1.5,1\n8,,2.5,0\n9,DE,3.5,1\n"
@@ -818,7 +817,7 @@ def test_a_full_disk_leaves_what_was_there(call, before, tmp_path, monkeypatch):
     path = tmp_path / "x.bin"
     if before:
         path.write_bytes(before)
-    monkeypatch.setattr(tables.os, call, full_disk)
+    monkeypatch.setattr(os, call, full_disk)
     with pytest.raises(DataError, match="x.bin cannot be written .No space left on device.: free some space or choose"):
         write_bytes(path, b"new" * 1000)
     assert [p.name for p in tmp_path.iterdir()] == (["x.bin"] if before else [])

@@ -18,14 +18,14 @@ import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
-from autodim import retrain, search, storage, tables, workflow
+from autodim import retrain, search, tables, workflow
 from autodim.data import DataError, encode_table, scattered_split
 from autodim.inference import delong
-from autodim.models import DLRS, MLP
+from autodim.models import DLRS, MLP, FileCheckpoint
 from autodim.retrain import TrainConfig
 from autodim.search import SearchConfig, supernet_auc
 from autodim.stream import open_prepared
-from autodim.storage import FileCheckpoint, Trained, load_trained, save_trained
+from autodim.storage import Trained, load_trained, save_trained
 from autodim.tables import encode_rows, read_table
 from autodim.backbones import Network
 from autodim.workflow import (
@@ -322,7 +322,7 @@ def interrupt_after(monkeypatch, saves: int) -> None:
         if left[0] == 0:
             raise Interrupted
 
-    monkeypatch.setattr(storage.FileCheckpoint, "save", save)
+    monkeypatch.setattr(FileCheckpoint, "save", save)
 
 
 def same_weights(one, other) -> bool:
