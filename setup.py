@@ -7,7 +7,7 @@ if not (3, 11) <= sys.version_info[:2] <= (3, 13):
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 settings = ConfigParser()
@@ -26,7 +26,7 @@ setup(
     license_files=["LICENSE"],
     url=cfg["git_url"],
     keywords=cfg["keywords"].split(),
-    packages=[cfg["lib_path"]],
+    packages=find_packages(include=[cfg["lib_path"], f"{cfg['lib_path']}.*"]),
     python_requires=">=3.11,<3.14",
     install_requires=cfg["requirements"].split(),
     extras_require={"onnx": onnx, "test": test, "dev": test + cfg["dev_requirements"].split()},

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from autodim.bench import MOVIELENS_SIZES, ratio
-from autodim.study import environment
+from autodim.study.bench import MOVIELENS_SIZES, ratio
+from autodim.study.study import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 DRIVERS = ROOT / "scripts" / "peers"

@@ -6,6 +6,7 @@ MathML, which browsers draw by themselves. Figures are embedded; nothing is load
     python scripts/preview.py [FOLDER]
 """
 import html
+import os
 import re
 import sys
 from pathlib import Path
@@ -132,6 +133,11 @@ def sections(config: dict) -> list[tuple[str, list[tuple[str, str]]]]:
             for block in config["website"]["sidebar"]["contents"]]
 
 
+def page_link(href: str, current: str) -> str:
+    """From the page of one notebook to that of another."""
+    return Path(os.path.relpath(href, Path(current).parent)).with_suffix(".html").as_posix()
+
+
 def menu(blocks, current: str) -> str:
     """The sidebar as HTML, with the current page marked."""
     parts = []
@@ -139,7 +145,7 @@ def menu(blocks, current: str) -> str:
         parts.append(f"<h2>{html.escape(section)}</h2>\n<ul>")
         for text, href in entries:
             mark = ' aria-current="page"' if href == current else ""
-            parts.append(f'<li><a href="{Path(href).stem}.html"{mark}>{html.escape(text)}</a></li>')
+            parts.append(f'<li><a href="{page_link(href, current)}"{mark}>{html.escape(text)}</a></li>')
         parts.append("</ul>")
     return "\n".join(parts)
 
@@ -152,7 +158,7 @@ def neighbours(blocks, current: str) -> str:
     for step, sign in ((-1, "← {}"), (1, "{} →")):
         if 0 <= here + step < len(pages):
             text, href = pages[here + step]
-            links.append(f'<a href="{Path(href).stem}.html">{sign.format(html.escape(text))}</a>')
+            links.append(f'<a href="{page_link(href, current)}">{sign.format(html.escape(text))}</a>')
         else:
             links.append("<span></span>")
     return "".join(links)
@@ -187,8 +193,9 @@ def render(folder: Path, root: Path = ROOT) -> list[Path]:
             body, _ = exporter.from_notebook_node(read_page(source), {"metadata": {"path": str(source.parent)}})
         except ValueError as error:
             raise ValueError(f"{href}: {error}") from error
-        body = re.sub(r'href="(?!https?:)(?:\.\./nbs/)?([^"#]+)\.ipynb(#[^"]*)?"', r'href="\1.html\2"', body)
-        page = folder / f"{source.stem}.html"
+        body = re.sub(r'href="(?!https?:)([^"#]+)\.ipynb(#[^"]*)?"', r'href="\1.html\2"', body)
+        page = folder / Path(href).relative_to("nbs").with_suffix(".html")
+        page.parent.mkdir(exist_ok=True)
         page.write_text(PAGE.format(title=html.escape(text), site=html.escape(site), style=style, body=body,
                                     menu=menu(blocks, href), neighbours=neighbours(blocks, href)), encoding="utf-8")
         written.append(page)

@@ -16,13 +16,17 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("data", "training", "method", "memory", "study", "app")
 
 
 def in_order(folder: Path) -> list[Path]:
-    """Components by number, then the experiments, then the front page, which shows their results."""
-    rank = {"exp": 1, "index": 2}
-    paths = folder.glob("*.ipynb")
-    return sorted(paths, key=lambda path: (rank.get(path.stem.split("_")[0], 0), path.name))
+    """Components by room and number, guides, the experiments, then the front page, which shows their results."""
+    rank = {room: i for i, room in enumerate((*ROOMS, "guide", "exp", "index"))}
+
+    def place(path: Path) -> tuple[int, str]:
+        return rank[path.stem.split("_")[0] if path.parent == folder else path.parent.name], path.name
+
+    return sorted((p for p in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts), key=place)
 
 
 def drop_stderr(notebook) -> str:

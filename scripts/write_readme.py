@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from autodim.report import claims_markdown
+from autodim.study.report import claims_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKS = ("<!-- claims -->", "<!-- /claims -->")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from autodim.data import Data, Part, Vocabulary
+from autodim.data.data import Data, Part, Vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))

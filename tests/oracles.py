@@ -4,7 +4,7 @@ import math
 import numpy as np
 import torch
 
-from autodim.lookup import Candidates
+from autodim.method.lookup import Candidates
 
 EPS, MOMENTUM = 1e-5, 0.1  # of BatchNorm
 

@@ -17,13 +17,15 @@ import torch
 import torch.distributed
 import torch.nn as nn
 
-from autodim.data import Data, Part, Vocabulary
-from autodim.lookup import uniform_candidates
-from autodim.models import ALONE, DLRS, MLP, Dropout, FileCheckpoint, Processes, SearchModel, agree, shared_epoch
-from autodim.processes import torchrun
-from autodim.retrain import TrainConfig, fit, retrain
-from autodim.search import SearchConfig, Searcher, run_epochs, search
-from autodim.transform import synchronised
+from autodim.data.data import Data, Part, Vocabulary
+from autodim.method.lookup import uniform_candidates
+from autodim.method.models import (
+    ALONE, DLRS, MLP, Dropout, FileCheckpoint, Processes, SearchModel, agree, shared_epoch,
+)  # fmt: skip
+from autodim.training.distributed import torchrun
+from autodim.method.retrain import TrainConfig, fit, retrain
+from autodim.method.search import SearchConfig, Searcher, run_epochs, search
+from autodim.method.transform import synchronised
 
 SEARCHES = {
     "AutoDim-1": SearchConfig(), "AutoDim-2": SearchConfig(variant=2), "AutoDim-3": SearchConfig(variant=3),

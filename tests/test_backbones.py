@@ -19,19 +19,19 @@ from test_search import snapshot
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import autodim.backbones
-import autodim.selection
-from autodim.backbones import (
+import autodim.method.backbones
+import autodim.method.selection
+from autodim.method.backbones import (
     BACKBONES, EQUAL, FFM, Align, Network, XDeepFM, bi_interaction, make_model, retrain_network, search_network,
 )  # fmt: skip
-from autodim.data import Part, Vocabulary
-from autodim.estimator import AutoDim, load
-from autodim.export import write_onnx, write_torchrec
-from autodim.lookup import uniform_candidates
-from autodim.metrics import evaluate
-from autodim.models import DLRS, MLP, VARIANTS, SearchModel, loss_of
-from autodim.retrain import TrainConfig, fit
-from autodim.search import SearchConfig, Searcher, alpha_gradient, supernet_auc
+from autodim.data.data import Part, Vocabulary
+from autodim.app.estimator import AutoDim, load
+from autodim.app.export import write_onnx, write_torchrec
+from autodim.method.lookup import uniform_candidates
+from autodim.method.metrics import evaluate
+from autodim.method.models import DLRS, MLP, VARIANTS, SearchModel, loss_of
+from autodim.method.retrain import TrainConfig, fit
+from autodim.method.search import SearchConfig, Searcher, alpha_gradient, supernet_auc
 
 SIZES, WIDTHS, HIDDEN = (7, 11, 5, 9), (2, 5, 3, 5), (12, 10)
 MIXED = (WIDTHS, (3, 3, 3), (1, 4, 2), (6, 2), (2, 6))
@@ -480,7 +480,7 @@ def quiet_noise(monkeypatch):
     """Gumbel noise that is the same in each forward pass."""
     def noise(like, generator=None):
         return torch.linspace(-1, 1, like.numel(), dtype=like.dtype).sin().view_as(like)
-    monkeypatch.setattr(autodim.selection, "gumbel_noise", noise)
+    monkeypatch.setattr(autodim.method.selection, "gumbel_noise", noise)
 
 
 def searcher_of(name: str, variant: int, data, dtype=torch.float64) -> Searcher:
@@ -660,7 +660,7 @@ def begun(monkeypatch) -> list[dict[str, torch.Tensor]]:
     def spy(model, *arguments):
         seen.append({key: t.clone() for key, t in model.state_dict().items()})
         return fit(model, *arguments)
-    monkeypatch.setattr(autodim.backbones, "fit", spy)
+    monkeypatch.setattr(autodim.method.backbones, "fit", spy)
     return seen
 
 
@@ -699,7 +699,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(name, stop, monkeypatch,
     def again(*arguments):
         raise AssertionError("the FM is trained again")
     if name == "FNN":
-        monkeypatch.setattr(autodim.backbones, "retrain", again)
+        monkeypatch.setattr(autodim.method.backbones, "retrain", again)
     resumed = run(checkpoint=memory)
     assert len(resumed.history) > stop and resumed.history == whole.history and resumed.val == whole.val
     assert same(resumed.model.state_dict(), whole.model.state_dict())

@@ -9,11 +9,11 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-import autodim.retrain
-from autodim.baselines import bias_only, random_dims, uniform_dims
-from autodim.lookup import Candidates, uniform_candidates
-from autodim.metrics import Metrics, evaluate, predict
-from autodim.retrain import TrainConfig
+import autodim.method.retrain
+from autodim.method.baselines import bias_only, random_dims, uniform_dims
+from autodim.method.lookup import Candidates, uniform_candidates
+from autodim.method.metrics import Metrics, evaluate, predict
+from autodim.method.retrain import TrainConfig
 
 
 def test_random_dims_are_uniform_and_independent():
@@ -60,7 +60,7 @@ def test_bias_only_is_a_logistic_regression(seed, make_data, monkeypatch):
     def by_training_loss(model, part, processes) -> Metrics:
         found = evaluate(model, data.train)
         return Metrics(-found.logloss, found.logloss)
-    monkeypatch.setattr(autodim.retrain, "evaluate", by_training_loss)
+    monkeypatch.setattr(autodim.method.retrain, "evaluate", by_training_loss)
     fitted = bias_only(data, TrainConfig(epochs=400, patience=60, batch_size=900, lr=0.1), progress=False)
     exact = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000)
     exact.fit(one_hot(data.train.ids, data.cardinalities), data.train.labels.numpy())

@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 import torch
 
-import autodim.bench as bench
-from autodim.bench import (
+import autodim.study.bench as bench
+from autodim.study.bench import (
     measured, peak_memory, random_data, ratio, search_steps, synthetic_log, take_turns, training_steps,
 )  # fmt: skip
-from autodim.search import SearchConfig, Searcher
+from autodim.method.search import SearchConfig, Searcher
 
 
 def test_training_grows_by_table_gradient_and_two_moments():

@@ -8,13 +8,13 @@ import pytest
 import torch
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from autodim.budget import (
+from autodim.memory.budget import (
     budget_parameters, candidate_costs, dims_within, knapsack, log_probability, padded_bytes, price, space_curve,
     table_bytes, undominated,
-)
-from autodim.lookup import Candidates, uniform_candidates
-from autodim.metrics import space
-from autodim.selection import derive_dims
+)  # fmt: skip
+from autodim.method.lookup import Candidates, uniform_candidates
+from autodim.method.metrics import space
+from autodim.method.selection import derive_dims
 
 seeds = pytest.mark.parametrize("seed", range(20))
 DIMS = (2, 4, 6, 8, 10)

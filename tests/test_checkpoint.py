@@ -5,9 +5,9 @@ from functools import partial
 import pytest
 import torch
 
-from autodim.models import MLP
-from autodim.retrain import TrainConfig, retrain
-from autodim.search import SearchConfig, search
+from autodim.method.models import MLP
+from autodim.method.retrain import TrainConfig, retrain
+from autodim.method.search import SearchConfig, search
 
 BACKBONE = partial(MLP, hidden=(16, 8))
 

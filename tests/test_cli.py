@@ -19,10 +19,10 @@ import pandas as pd
 import pytest
 import torch
 
-from autodim import cli
-from autodim.cli import FORMATS, main, make_parser, names, rules, size
-from autodim.estimator import load
-from autodim.tables import encode_rows
+from autodim.app import cli
+from autodim.app.cli import FORMATS, main, make_parser, names, rules, size
+from autodim.app.estimator import load
+from autodim.data.columns import encode_rows
 
 SEARCH = ["--dims", "2,4,8", "--epochs", "2", "--hidden", "8", "--batch-size", "50", "--f", "2", "--quiet"]
 TRAIN = ["--epochs", "3", "--quiet"]
@@ -137,7 +137,7 @@ WRONG = [
 
 @pytest.mark.parametrize("step, option, value, expected", WRONG, ids=[" ".join(wrong[:3]) for wrong in WRONG])
 def test_a_wrong_setting_is_named_and_does_not_stay(step, option, value, expected, trained, monkeypatch):
-    monkeypatch.setattr("autodim.models.FileCheckpoint.save", lambda *_: pytest.fail("it worked on it"))
+    monkeypatch.setattr("autodim.method.models.FileCheckpoint.save", lambda *_: pytest.fail("it worked on it"))
     before, table = files(trained), trained.parent / "clicks.csv"
     run = [table, "--label", "click", "--run", trained] if step == "prepare" else [trained, "--quiet"]
     code, out, err = call(step, *run, option, value)
@@ -382,7 +382,7 @@ def test_a_changed_table_is_prepared_anew_and_the_old_model_is_not_taken_for_its
 def start(*arguments: object) -> subprocess.Popen:
     """A command in a process of its own."""
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums round as they do here
-    command = [sys.executable, "-c", "import sys; from autodim.cli import main; sys.exit(main())", *map(str, arguments)]
+    command = [sys.executable, "-c", "import sys; from autodim.app.cli import main; sys.exit(main())", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
@@ -444,7 +444,7 @@ def test_two_processes_at_once_leave_one_whole_run(tmp_path):
 
 
 def test_the_console_script_is_declared(root):
-    assert "console_scripts = autodim=autodim.cli:main" in (root / "settings.ini").read_text()
+    assert "console_scripts = autodim=autodim.app.cli:main" in (root / "settings.ini").read_text()
     script = Path(sys.executable).parent / "autodim"
     if script.exists():
         done = subprocess.run([script, "--version"], capture_output=True, text=True)
@@ -494,7 +494,7 @@ def test_two_processes_search_and_train_as_one(tmp_path):
     assert call("prepare", table, "--label", "click", "--run", tmp_path / "one")[0] == 0
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     search, train = [*SEARCH, "--dropout", "0", "--json"], [*TRAIN, "--no-rivals", "--json"]
-    code = "import sys; from autodim.cli import main; sys.exit(main())"
+    code = "import sys; from autodim.app.cli import main; sys.exit(main())"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python",
                 sys.executable, "-c", code]
     found = {"one": [], "two": []}

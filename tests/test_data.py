@@ -1,4 +1,4 @@
-"""autodim.data against encoders, splits and buckets written as plain loops over Python objects."""
+"""autodim.data.data against encoders, splits and buckets written as plain loops over Python objects."""
 import hashlib
 import json
 import math
@@ -10,8 +10,8 @@ import pytest
 import torch
 from scipy import stats
 
-import autodim.data as data_module
-from autodim.data import (
+import autodim.data.data as data_module
+from autodim.data.data import (
     DataError, DiskPart, Part, Split, Vocabulary, batches, chronological_split, criteo_buckets, downsample_negatives,
     encode_table, fit_vocabulary, lots, part_of, quantile_edges, random_split, scattered_split, vocabulary_from_dict,
     vocabulary_to_dict,

@@ -1,4 +1,4 @@
-"""autodim.datasets: planted truth, MovieLens against a line-by-line reader, downloads from a local server, bad files.
+"""autodim.data.datasets: planted truth, MovieLens against a line-by-line reader, downloads from a local server, bad files.
 
 Counts of the real MovieLens-1M are checked where AUTODIM_DATA holds it; all else runs on invented files.
 """
@@ -19,9 +19,9 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from autodim import datasets
-from autodim.data import DataError
-from autodim.datasets import (
+from autodim.data import datasets
+from autodim.data.data import DataError
+from autodim.data.datasets import (
     GENRES, LAYOUT, MOVIELENS_FIELDS, PLANTED, PLANTED_DIMS, download, load, movielens_1m, planted, planted_effects,
     planted_logits, unpack,
 )  # fmt: skip

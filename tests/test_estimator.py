@@ -16,9 +16,9 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from autodim.data import DataError
-from autodim.estimator import AutoDim, Settings, cooling, fitting_batch, load
-from autodim.models import FileCheckpoint
+from autodim.data.data import DataError
+from autodim.app.estimator import AutoDim, Settings, cooling, fitting_batch, load
+from autodim.method.models import FileCheckpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:left out")
 SMALL = {"hidden": (8,), "dropout": 0.1, "search_epochs": 2, "epochs": 3, "batch_size": 50, "f": 2, "dims": (2, 4, 8)}
@@ -383,7 +383,7 @@ def test_every_setting_is_judged_somewhere():
     ("numerical", ["price"]), ("time", "nothing"), ("time", "click"), ("exclude", ("user", "item", "price")),
 ])
 def test_a_setting_that_does_not_fit_the_table_is_named_before_any_training(setting, value, monkeypatch):
-    monkeypatch.setattr("autodim.workflow.search_network", lambda *a, **k: pytest.fail("it searched"))
+    monkeypatch.setattr("autodim.app.workflow.search_network", lambda *a, **k: pytest.fail("it searched"))
     with pytest.raises(ValueError) as error:
         AutoDim(**SMALL | {setting: value}).fit(TABLE, label="click")
     assert "\n" not in str(error.value) and any(word in str(error.value) for word in (setting, "left out"))
@@ -475,7 +475,7 @@ def test_collections_of_columns_of_any_kind_can_be_saved(tmp_path):
 
 @pytest.mark.parametrize("option", [{"max_space": 0.2}, {"max_bytes": 40}])
 def test_a_budget_that_nothing_fits_is_refused_before_the_search(option, monkeypatch):
-    monkeypatch.setattr("autodim.estimator.find", lambda *_: pytest.fail("it searched"))
+    monkeypatch.setattr("autodim.app.estimator.find", lambda *_: pytest.fail("it searched"))
     with pytest.raises(ValueError, match="a budget of .* is too small"):
         AutoDim(**SMALL, **option).fit(TABLE, label="click")
 

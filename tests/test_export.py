@@ -1,4 +1,4 @@
-"""autodim.export in the libraries it writes for: TorchRec, FBGEMM, DeepCTR-Torch, FuxiCTR, ONNX Runtime, plain JSON.
+"""autodim.app.export in the libraries it writes for: TorchRec, FBGEMM, DeepCTR-Torch, FuxiCTR, ONNX Runtime, plain JSON.
 
 The first four live in the environment of `make peers`; scripts/peers/load_exports.py runs there.
 """
@@ -20,13 +20,13 @@ import torch
 import yaml
 from test_data import COLUMNS, encode_elsewhere
 
-from autodim.data import DataError, Vocabulary, fit_vocabulary
-from autodim.export import (
+from autodim.data.data import DataError, Vocabulary, fit_vocabulary
+from autodim.app.export import (
     deepctr_features, embedding_tables, fuxictr_feature_map, fuxictr_specs, lines_of, module_names, read_vocabularies,
     table_weights, torchrec_tables, write_deepctr, write_fuxictr, write_onnx, write_torchrec, write_vocabularies,
 )  # fmt: skip
-from autodim.lookup import FieldEmbedding
-from autodim.models import DLRS, MLP
+from autodim.method.lookup import FieldEmbedding
+from autodim.method.models import DLRS, MLP
 
 FIELDS = ("userId", "shop.type", "type", "Zip code", "ü", "shop_type")
 SIZES, DIMS = (7, 11, 5, 9, 4, 3), (2, 4, 8, 6, 2, 12)

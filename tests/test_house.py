@@ -10,8 +10,7 @@ import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
-from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 import yaml
@@ -20,6 +19,7 @@ BIN = Path(sys.executable).parent
 DEFAULT_EXP = re.compile(r"^#\|\s*default_exp\s+(\S+)", re.MULTILINE)
 EXPORT = re.compile(r"^#\|\s*exports?\s*$", re.MULTILINE)
 QUARTO_OPTION = re.compile(r"#\| (code-fold|code-summary|echo|output|eval|label|fig-cap|fig-alt|tbl-cap|warning): ")
+ROOMS = ("data", "training", "method", "memory", "study", "app")  # imports go one way, from left to right
 MAX_LINE = 120
 MAX_CELL = 60
 # distribution name -> import name, where they differ
@@ -29,7 +29,8 @@ IMPORT_NAMES = {"PyYAML": "yaml", "scikit-learn": "sklearn"}
 # ---------------------------------------------------------------- reading
 
 def notebooks(root: Path) -> list[Path]:
-    return sorted((root / "nbs").glob("*.ipynb"))
+    found = (root / "nbs").rglob("*.ipynb")
+    return sorted(path for path in found if ".ipynb_checkpoints" not in path.parts)
 
 
 def components(root: Path) -> list[Path]:
@@ -57,18 +58,17 @@ def parse(code: str) -> ast.Module:
 
 
 def package_imports(tree: ast.Module, package: str = "autodim") -> set[str]:
-    """Modules of this package that the code imports, absolute or relative."""
+    """Modules of this package that the code imports, as `room.name`; a relative import as it stands."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {name.name.split(".")[1] for name in node.names if name.name.startswith(package + ".")}
+            found |= {name.name for name in node.names if name.name.startswith(package + ".")}
         elif isinstance(node, ast.ImportFrom) and node.level:
-            found |= {node.module} if node.module else {name.name for name in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module == package:
-            found |= {name.name for name in node.names} - {"__version__"}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(package + "."):
-            found.add(node.module.split(".")[1])
-    return found
+            found.add("." * node.level + (node.module or ""))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == package:
+            whole = node.module if node.module.count(".") == 2 else ""  # else names are modules, or of the package
+            found |= {whole} if whole else {f"{node.module}.{name.name}" for name in node.names}
+    return {name.removeprefix(package + ".") for name in found} - {"__version__"}
 
 
 def settings(root: Path) -> dict[str, str]:
@@ -92,17 +92,18 @@ def not_in_step(root: Path, copy: Path) -> list[str]:
     """autodim/ is what nbdev_export makes of nbs/."""
     working_copy(root, copy)
     subprocess.run([BIN / "nbdev_export"], cwd=copy, check=True, capture_output=True)
-    before = {path.name: path.read_text() for path in (root / "autodim").glob("*.py")}
-    after = {path.name: path.read_text() for path in (copy / "autodim").glob("*.py")}
-    return [f"autodim/{name} differs from its notebook: run nbdev_export"
+    before, after = ({str(path.relative_to(folder)): path.read_text() for path in (folder / "autodim").rglob("*.py")}
+                     for folder in (root, copy))
+    return [f"{name} differs from its notebook: run nbdev_export"
             for name in sorted(before | after) if before.get(name) != after.get(name)]
 
 
 def stale_modules(root: Path) -> list[str]:
     """Every module has its notebook: nbdev_export leaves the module of a deleted notebook behind."""
     exported = {module_of(path) for path in notebooks(root)}
-    here = {path.stem for path in (root / "autodim").glob("*.py")} - {"__init__", "_modidx"}
-    return [f"autodim/{name}.py has no notebook: delete it" for name in sorted(here - exported)]
+    files = {path.relative_to(root / "autodim").with_suffix("") for path in (root / "autodim").rglob("*.py")}
+    here = {".".join(path.parts) for path in files if path.name not in ("__init__", "_modidx")}
+    return [f"autodim/{name.replace('.', '/')}.py has no notebook: delete it" for name in sorted(here - exported)]
 
 
 def not_clean(root: Path, copy: Path) -> list[str]:
@@ -110,7 +111,7 @@ def not_clean(root: Path, copy: Path) -> list[str]:
     working_copy(root, copy)
     subprocess.run([BIN / "nbdev_clean"], cwd=copy, check=True, capture_output=True)
     found = [f"{path.name}: run nbdev_clean" for path in notebooks(root)
-             if path.read_bytes() != (copy / "nbs" / path.name).read_bytes()]
+             if path.read_bytes() != (copy / path.relative_to(root)).read_bytes()]
     for path in notebooks(root):
         text = "".join("".join(output.get("text", "")) + "".join(output.get("data", {}).get("text/plain", ""))
                        for output in outputs(path))
@@ -127,27 +128,32 @@ def not_executed(root: Path) -> list[str]:
 
 
 def backward_imports(root: Path) -> list[str]:
-    """A numbered notebook imports only from lower numbers; so data flows one way."""
-    number = {module_of(path): path.name[:2] for path in components(root)}
+    """A component imports only from rooms before its own, and there from lower numbers; so data flows one way."""
+    def place(path: Path) -> tuple[int, str]:
+        room = path.parent.name
+        return ROOMS.index(room) if room in ROOMS else len(ROOMS), path.name[:2]
+
+    places = {module_of(path): place(path) for path in components(root)}
     found = []
     for path in components(root):
-        own = path.name[:2]
         for name in sorted(set().union(*(package_imports(parse(code)) for code in cells(path)))):
-            if number.get(name, "99") >= own:
-                found.append(f"{path.name} imports autodim.{name} ({number.get(name, 'no numbered notebook')})")
+            if places.get(name, (len(ROOMS), "99")) >= place(path):
+                found.append(f"{path.parent.name}/{path.name} imports autodim.{name}")
     return found
 
 
 def misnamed(root: Path) -> list[str]:
-    """NN_name.ipynb exports name, opens with `# name` and a one-line purpose; experiments export nothing."""
+    """nbs/room/NN_name.ipynb exports room.name, opens with `# name` and a one-line purpose; others export nothing."""
     found = []
     for path in notebooks(root):
         module, numbered = module_of(path), path.name[:2].isdigit()
         head = cells(path, "markdown")[0].splitlines()
-        if module != (path.stem[3:] if numbered else None):
+        if module != (f"{path.parent.name}.{path.stem[3:]}" if numbered else None):
             found.append(f"{path.name} exports {module}")
-        if numbered and not (head[0] == f"# {module}" and re.search(r"^> .+", "\n".join(head), re.MULTILINE)):
-            found.append(f"{path.name}: the first cell is not '# {module}' and '> purpose'")
+        if numbered != (path.parent.name in ROOMS):
+            found.append(f"{path.name} is in {path.parent.name}: components stand in a room, NN_name, others in nbs/")
+        if numbered and not (head[0] == f"# {path.stem[3:]}" and re.search(r"^> .+", "\n".join(head), re.MULTILINE)):
+            found.append(f"{path.name}: the first cell is not '# {path.stem[3:]}' and '> purpose'")
     return found
 
 
@@ -204,12 +210,12 @@ def not_on_site(root: Path) -> list[str]:
     """Every notebook is rendered and stands in the sidebar, once; the sidebar names no other."""
     config = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))
     listed = [entry["href"] for block in config["website"]["sidebar"]["contents"] for entry in block["contents"]]
-    here = [f"nbs/{path.name}" for path in notebooks(root)]
+    here = [path.relative_to(root).as_posix() for path in notebooks(root)]
     found = [f"_quarto.yml: {href} does not exist" for href in sorted(set(listed) - set(here))]
     found += [f"_quarto.yml: {href} is not in the sidebar" for href in sorted(set(here) - set(listed))]
     found += [f"_quarto.yml: {href} is listed twice" for href in sorted(set(listed)) if listed.count(href) > 1]
     found += [f"_quarto.yml: {href} is not rendered" for href in here
-              if not any(fnmatch(href, pattern) for pattern in config["project"]["render"])]
+              if not any(PurePosixPath(href).match(pattern) for pattern in config["project"]["render"])]
     return found
 
 
@@ -225,11 +231,11 @@ def undeclared(root: Path) -> list[str]:
     found += [f"requirements.txt lacks {name} of settings.ini" for names in named.values() for name in names
               if name.lower() not in pinned]
     known = {IMPORT_NAMES.get(name, name) for name in named["requirements"]} | {"autodim", *sys.stdlib_module_names}
-    for path in sorted((root / "autodim").glob("*.py")):
+    for path in sorted((root / "autodim").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [item.name for item in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
-            found += [f"autodim/{path.name} imports {name}, which settings.ini does not require"
+            found += [f"{path.relative_to(root)} imports {name}, which settings.ini does not require"
                       for name in names if name.split(".")[0] not in known]
     return found
 
@@ -353,6 +359,9 @@ def test_readme_commands_exist(root):
 
 # ---------------------------------------------------------------- each rule speaks up when it is broken
 
+ALPHA, BETA, FRONT = "nbs/data/00_alpha.ipynb", "nbs/method/00_beta.ipynb", "nbs/index.ipynb"
+
+
 def write_notebook(path: Path, *sources: str, output: str = "1\n") -> None:
     """A clean notebook of these cells; a source that starts with '# ' is prose. The last code cell has an output."""
     made = []
@@ -370,9 +379,9 @@ def write_notebook(path: Path, *sources: str, output: str = "1\n") -> None:
     path.write_text(json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
 
 
-def component(name: str, imports: str, function: str = "", test: str = "") -> list[str]:
+def component(name: str, imports: str, function: str = "", test: str = "", room: str = "data") -> list[str]:
     function = function or f'def {name}_size(x: int) -> int:\n    """Eq. 0: the size of x."""\n    return x'
-    return [f"# {name}\n\n> What {name} is for.", f"#| default_exp {name}", f"#| export\n{imports}",
+    return [f"# {name}\n\n> What {name} is for.", f"#| default_exp {room}.{name}", f"#| export\n{imports}",
             f"#| export\n{function}", test or f"assert {name}_size(1) == 1"]
 
 
@@ -380,15 +389,15 @@ def component(name: str, imports: str, function: str = "", test: str = "") -> li
 def small_original(tmp_path_factory, root) -> Path:
     """A repository of two components and a front page that keeps every rule."""
     folder = tmp_path_factory.mktemp("house") / "small"
-    (folder / "nbs").mkdir(parents=True)
-    write_notebook(folder / "nbs/00_alpha.ipynb", *component("alpha", "import math"))
-    write_notebook(folder / "nbs/01_beta.ipynb", *component("beta", "from autodim.alpha import alpha_size"))
+    for room in ("data", "method"):
+        (folder / "nbs" / room).mkdir(parents=True)
+    write_notebook(folder / ALPHA, *component("alpha", "import math"))
+    write_notebook(folder / BETA, *component("beta", "from autodim.data.alpha import alpha_size", room="method"))
     write_notebook(folder / "nbs/index.ipynb", "# Front\n", "print(1)")
     for name in ("settings.ini", "requirements.txt", "CITATION.cff"):
         shutil.copy(root / name, folder)
-    site = {"project": {"render": ["nbs/index.ipynb", "nbs/*.ipynb"]}, "website": {"sidebar": {"contents": [
-        {"section": "All", "contents": [{"text": name, "href": f"nbs/{name}.ipynb"}
-                                        for name in ("index", "00_alpha", "01_beta")]}]}}}
+    site = {"project": {"render": ["nbs/index.ipynb", "nbs/*/*.ipynb"]}, "website": {"sidebar": {"contents": [
+        {"section": "All", "contents": [{"text": href, "href": href} for href in (FRONT, ALPHA, BETA)]}]}}}
     (folder / "_quarto.yml").write_text(yaml.safe_dump(site))
     (folder / "autodim").mkdir()
     subprocess.run([BIN / "nbdev_export"], cwd=folder, check=True, capture_output=True)
@@ -412,27 +421,26 @@ def edit(name: str, old: str, new: str):
     return lambda root: change(root / name, old, new)
 
 
-ALPHA, FRONT = "nbs/00_alpha.ipynb", "nbs/index.ipynb"
 BROKEN = {
-    "module edited by hand": (not_in_step, edit("autodim/alpha.py", "return x", "return x + 1"), "alpha.py"),
+    "module edited by hand": (not_in_step, edit("autodim/data/alpha.py", "return x", "return x + 1"), "alpha.py"),
     "notebook not exported": (not_in_step, edit(ALPHA, "return x", "return x + 1"), "alpha.py"),
-    "notebook deleted": (stale_modules, lambda r: (r / "nbs/01_beta.ipynb").unlink(), "autodim/beta.py"),
+    "notebook deleted": (stale_modules, lambda r: (r / BETA).unlink(), "autodim/method/beta.py"),
     "execution count": (not_clean, edit(ALPHA, '"execution_count": null', '"execution_count": 7'),
         "nbdev_clean"),
     "path in an output": (not_clean, edit(FRONT, '"1\\n"', '"/home/me/x\\n"'), "/home/me"),
     "stderr in an output": (not_clean, edit(FRONT, '"stdout"', '"stderr"'), "stderr"),
-    "never run": (not_executed, lambda r: write_notebook(r / "nbs/00_alpha.ipynb", *component("alpha", "import math"),
+    "never run": (not_executed, lambda r: write_notebook(r / ALPHA, *component("alpha", "import math"),
                                                          output=""), "00_alpha"),
-    "import from above": (backward_imports, edit(ALPHA, "import math", "from autodim.beta import beta_size"),
-        "autodim.beta (01)"),
-    "relative import from above": (backward_imports, edit(ALPHA, "import math", "from .beta import beta_size"),
-        "autodim.beta"),
+    "import from above": (backward_imports, edit(ALPHA, "import math", "from autodim.method.beta import beta_size"),
+        "autodim.method.beta"),
+    "relative import from above": (backward_imports, edit(ALPHA, "import math", "from ..method.beta import x"),
+        "..method.beta"),
     "wrong title": (misnamed, edit(ALPHA, "# alpha", "# Alphabet"), "00_alpha"),
     "front page exports": (misnamed, edit(FRONT, "print(1)", "#| default_exp x"), "exports x"),
     "long line": (unshaped_cells, edit(FRONT, "print(1)", "x = " + "1" * MAX_LINE), "columns"),
     "colon": (unshaped_cells, edit(ALPHA, "#| export", "#| export:"), "colon"),
     "star import": (unshaped_cells, edit(ALPHA, "import math", "from math import *"), "star"),
-    "long cell": (unshaped_cells, lambda r: write_notebook(r / "nbs/00_alpha.ipynb", *component(
+    "long cell": (unshaped_cells, lambda r: write_notebook(r / ALPHA, *component(
         "alpha", "import math", "def alpha_size(x):\n" + "    x += 1\n" * 70)), "exported cell of"),
     "mixed imports": (unshaped_cells, edit(ALPHA, "def alpha_size", "import re\\n\",\n    \"def alpha_size"),
         "imports beside"),
@@ -440,11 +448,11 @@ BROKEN = {
     "no docstring": (unproved, edit(ALPHA, '\\"\\"\\"Eq. 0: the size of x.\\"\\"\\"', "pass"), "no docstring"),
     "no alternative text": (undescribed_pictures, edit(FRONT, "print(1)", '#| fig-cap: \\"x\\"\\nsave_figure(f, 1, 2)'),
         "fig-alt is missing"),
-    "not in the sidebar": (not_on_site, edit("_quarto.yml", "href: nbs/01_beta.ipynb", "href: nbs/index.ipynb"),
-        "01_beta.ipynb is not in"),
-    "not rendered": (not_on_site, edit("_quarto.yml", "- nbs/*.ipynb", "- nbs/exp_*.ipynb"), "not rendered"),
+    "not in the sidebar": (not_on_site, edit("_quarto.yml", f"href: {BETA}", f"href: {FRONT}"),
+        "00_beta.ipynb is not in"),
+    "not rendered": (not_on_site, edit("_quarto.yml", "- nbs/*/*.ipynb", "- nbs/data/*.ipynb"), "not rendered"),
     "loose requirement": (undeclared, edit("requirements.txt", "tqdm==", "tqdm>="), "tqdm"),
-    "undeclared import": (undeclared, edit("autodim/alpha.py", "import math", "import requests"), "requests"),
+    "undeclared import": (undeclared, edit("autodim/data/alpha.py", "import math", "import requests"), "requests"),
     "version": (versions_apart, edit("settings.ini", "version = 0.1.0", "version = 0.2.0"), "CITATION"),
 }
 
@@ -461,7 +469,7 @@ def test_broken_rule_is_noticed(name, small, tmp_path):
 
 
 def test_broken_page_is_noticed(small, monkeypatch):
-    path = small / "nbs/00_alpha.ipynb"
+    path = small / ALPHA
     complaints = unreadable_page(path)
     assert not complaints, "\n" + "\n".join(complaints)
     shown = filter_notebook(path).stdout

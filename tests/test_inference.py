@@ -7,7 +7,9 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from autodim.inference import MARGIN, agreement, at_space, compare, delong, half_width, variance_components, verdict
+from autodim.study.inference import (
+    MARGIN, agreement, at_space, compare, delong, half_width, variance_components, verdict,
+)  # fmt: skip
 
 seeds = pytest.mark.parametrize("seed", range(12))
 P_VALUES = ("p", "p_wilcoxon", "p_equivalence")

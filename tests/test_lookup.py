@@ -4,7 +4,7 @@ import pytest
 import torch
 from oracles import candidate_embeddings, field_tables, random_candidates, random_ids
 
-from autodim.lookup import FieldEmbedding, SeparateLookup, SharedLookup
+from autodim.method.lookup import FieldEmbedding, SeparateLookup, SharedLookup
 
 SEEDS = range(12)
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
-from autodim.data import Part
-from autodim.metrics import auc, evaluate, logloss, predict, space
-from autodim.models import DLRS
+from autodim.data.data import Part
+from autodim.method.metrics import auc, evaluate, logloss, predict, space
+from autodim.method.models import DLRS
 
 
 def draw(seed: int, n: int, levels: int, rate: float) -> tuple[np.ndarray, np.ndarray]:

@@ -8,14 +8,14 @@ import torch
 import torch.nn as nn
 from oracles import field_tables
 
-import autodim.selection
-from autodim.data import Part
-from autodim.lookup import Candidates, uniform_candidates
-from autodim.metrics import predict
-from autodim.models import DLRS, MLP, VARIANTS, Adam, Dropout, SearchModel, loss_of
-from autodim.retrain import TrainConfig, retrain
-from autodim.search import SearchConfig, Searcher, search
-from autodim.selection import derive_dims
+import autodim.method.selection
+from autodim.data.data import Part
+from autodim.method.lookup import Candidates, uniform_candidates
+from autodim.method.metrics import predict
+from autodim.method.models import DLRS, MLP, VARIANTS, Adam, Dropout, SearchModel, loss_of
+from autodim.method.retrain import TrainConfig, retrain
+from autodim.method.search import SearchConfig, Searcher, search
+from autodim.method.selection import derive_dims
 
 
 def numpy_mlp(state: dict, h0: np.ndarray) -> np.ndarray:
@@ -188,7 +188,7 @@ def test_permuted_fields_give_permuted_dims(variant, per_field, method, make_dat
     alphas = []
     for model, fields in zip(models, ([0, 1, 2, 3], order)):
         drawn = iter(noises)
-        monkeypatch.setattr(autodim.selection, "gumbel_noise", lambda like, generator=None: next(drawn)[fields])
+        monkeypatch.setattr(autodim.method.selection, "gumbel_noise", lambda like, generator=None: next(drawn)[fields])
         searcher = Searcher(model, SearchConfig(method, variant, dims=candidates.dims, alpha_lr=0.1, lr=0.01))
         train, val = (Part(part.ids[:100, fields], part.labels[:100].double()) for part in (data.train, data.val))
         for _ in range(10):

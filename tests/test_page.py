@@ -7,9 +7,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from autodim.data import DataError
-from autodim.page import BARS, by_parameters, draw_dims, draw_models, escaped, label, page, percent, plain, short, size
-from autodim.page import summary, write_page
+from autodim.data.data import DataError
+from autodim.app.page import (
+    BARS, by_parameters, draw_dims, draw_models, escaped, label, page, percent, plain, short, size,
+)  # fmt: skip
+from autodim.app.page import summary, write_page
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 HOSTILE = ["<script>alert(1)</script>", "\"><img src=http://x.y onerror=alert(1)>", "</style></svg></table>",

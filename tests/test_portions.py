@@ -1,4 +1,4 @@
-"""autodim.portions against the tables that were written, against a plain loop, and against damage of every kind."""
+"""autodim.data.read against the tables that were written, against a plain loop, and against damage of every kind."""
 import gzip
 import os
 import shutil
@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from written import NASTY, rows_of, written
 
-from autodim import portions
-from autodim.data import DataError
-from autodim.portions import Layout, blocks_of, column_of, line_ends, parse, read_files, read_lines
+from autodim.data import read as portions
+from autodim.data.data import DataError
+from autodim.data.read import Layout, blocks_of, column_of, line_ends, parse, read_files, read_lines
 
 
 def read(files, layout, wanted, folder):

@@ -14,14 +14,15 @@ import torch
 import torch.distributed
 import torch.nn as nn
 
-import autodim.transform
-from autodim.data import Part
-from autodim.lookup import uniform_candidates
-from autodim.metrics import predict
-from autodim.models import (ALONE, MLP, FileCheckpoint, Processes, ProcessLost, SearchModel, agree, is_loss, parallel,
-                            shared_epoch)
-from autodim.processes import told_to_end, torchrun
-from autodim.transform import SynchronisedBatchNorm, synchronised
+import autodim.method.transform
+from autodim.data.data import Part
+from autodim.method.lookup import uniform_candidates
+from autodim.method.metrics import predict
+from autodim.method.models import (
+    ALONE, MLP, FileCheckpoint, ProcessLost, Processes, SearchModel, agree, is_loss, parallel, shared_epoch,
+)  # fmt: skip
+from autodim.training.distributed import told_to_end, torchrun
+from autodim.method.transform import SynchronisedBatchNorm, synchronised
 
 pytestmark = pytest.mark.xdist_group("processes")  # by one process of pytest: the two are launched once for all
 
@@ -192,7 +193,7 @@ def test_batchnorm_with_the_statistics_of_another_process(size, affine, monkeypa
     mine, other = rng.normal(size=size), rng.normal(50, 7, size=size)
     apart = torch.tensor(np.moveaxis(other, 1, 0).reshape(3, -1))
     theirs = torch.stack([apart.var(1, correction=0), apart.mean(1)])
-    monkeypatch.setattr(autodim.transform, "of_each", lambda own: torch.stack([theirs, own]))
+    monkeypatch.setattr(autodim.method.transform, "of_each", lambda own: torch.stack([theirs, own]))
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     norm = SynchronisedBatchNorm(3, affine=affine).double()
     if affine:
@@ -308,7 +309,7 @@ def test_sigterm_becomes_an_error_and_is_ignored_after_it():
 
 def test_sigterm_ends_a_process_that_waits_in_a_library(root):
     """Here in OpenSSL, for hours, without the interpreter's lock; no handler of Python can run."""
-    code = ("import hashlib\nfrom autodim.processes import told_to_end\n"
+    code = ("import hashlib\nfrom autodim.training.distributed import told_to_end\n"
             "with told_to_end('told to end', patience=0.2):\n"
             "    print('ready', flush=True)\n    hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)\n")
     waiting = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

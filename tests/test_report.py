@@ -12,12 +12,13 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from scipy import stats
 
-import autodim.report as report
-from autodim.figures import COLOURS, plot_auc_space, plot_claims, plot_comparisons, plot_dims, save_figure
-from autodim.inference import compare
-from autodim.report import (ORDER, best_of, claims_markdown, claims_text, compare_by_name, comparison_text, describe,
-                            dims_table, in_order, markdown_table, named, over_uniform, paired_differences,
-                            paper_table, reported, setting, summary, table3)
+import autodim.study.report as report
+from autodim.study.figures import COLOURS, plot_auc_space, plot_claims, plot_comparisons, plot_dims, save_figure
+from autodim.study.inference import compare
+from autodim.study.report import (
+    ORDER, best_of, claims_markdown, claims_text, compare_by_name, comparison_text, describe, dims_table, in_order,
+    markdown_table, named, over_uniform, paired_differences, paper_table, reported, setting, summary, table3,
+)  # fmt: skip
 
 DIMS = [2, 4, 6, 8, 10]
 draws = pytest.mark.parametrize("draw", range(4))

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from oracles import field_tables
 from sklearn.metrics import roc_auc_score
 
-import autodim.retrain
-from autodim.data import Part
-from autodim.datasets import load
-from autodim.metrics import Metrics, evaluate
-from autodim.models import DLRS, MLP, loss_of
-from autodim.retrain import TrainConfig, fit, retrain
+import autodim.method.retrain
+from autodim.data.data import Part
+from autodim.data.datasets import load
+from autodim.method.metrics import Metrics, evaluate
+from autodim.method.models import DLRS, MLP, loss_of
+from autodim.method.retrain import TrainConfig, fit, retrain
 
 
 def small_backbone(widths, cardinalities):
@@ -40,7 +40,7 @@ def scripted(monkeypatch):
             shown.append(copied(model))
             scripted = next(script)
             return scripted if isinstance(scripted, Metrics) else Metrics(scripted, 0.25)
-        monkeypatch.setattr(autodim.retrain, "evaluate", fake)
+        monkeypatch.setattr(autodim.method.retrain, "evaluate", fake)
         return shown
     return install
 

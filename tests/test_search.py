@@ -7,11 +7,11 @@ import torch
 from oracles import Transformation, candidate_embeddings, field_tables, random_candidates, search_loss
 from sklearn.metrics import roc_auc_score
 
-import autodim.selection
-from autodim.data import Part
-from autodim.lookup import Candidates, SharedLookup, uniform_candidates
-from autodim.models import MLP, VARIANTS, SearchModel
-from autodim.search import SearchConfig, Searcher, alpha_gradient, run_epochs, search, supernet_auc
+import autodim.method.selection
+from autodim.data.data import Part
+from autodim.method.lookup import Candidates, SharedLookup, uniform_candidates
+from autodim.method.models import MLP, VARIANTS, SearchModel
+from autodim.method.search import SearchConfig, Searcher, alpha_gradient, run_epochs, search, supernet_auc
 
 DIMS = (2, 3, 5)
 CASES = [(1, False), (2, False), (2, True), (3, False), (4, False), (4, True)]
@@ -40,7 +40,7 @@ def drawn(monkeypatch):
     """Fix the Gumbel noise: installs a list of arrays, handed out one a forward pass."""
     def install(*noises: np.ndarray) -> None:
         queue = iter(noises)
-        monkeypatch.setattr(autodim.selection, "gumbel_noise", lambda like, generator=None: torch.tensor(next(queue)))
+        monkeypatch.setattr(autodim.method.selection, "gumbel_noise", lambda like, generator=None: torch.tensor(next(queue)))
     return install
 
 

@@ -7,10 +7,10 @@ import pytest
 import scipy.stats
 import torch
 
-from autodim.lookup import Candidates, uniform_candidates
-from autodim.selection import (
+from autodim.method.lookup import Candidates, uniform_candidates
+from autodim.method.selection import (
     Selection, derive_dims, entropy, gumbel_noise, gumbel_softmax, load_dims, margin, save_dims, temperature,
-)
+)  # fmt: skip
 
 
 def random_log_alpha(rng, m=4, n=5) -> np.ndarray:

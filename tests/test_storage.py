@@ -1,4 +1,4 @@
-"""autodim.storage: what comes back equals what was kept, whoever writes; what is damaged is named and refused."""
+"""autodim.app.storage: what comes back equals what was kept, whoever writes; what is damaged is named and refused."""
 
 import errno
 import hashlib
@@ -18,12 +18,12 @@ import pandas as pd
 import pytest
 import torch
 
-from autodim import storage
-from autodim.backbones import Network
-from autodim.data import DataError, Vocabulary, fit_vocabulary
-from autodim.models import DLRS, MLP, FileCheckpoint, key_of
-from autodim.storage import FORMAT, Trained, load_trained, save_trained
-from autodim.tables import Schema, encode_rows
+from autodim.app import storage
+from autodim.method.backbones import Network
+from autodim.data.data import DataError, Vocabulary, fit_vocabulary
+from autodim.method.models import DLRS, MLP, FileCheckpoint, key_of
+from autodim.app.storage import FORMAT, Trained, load_trained, save_trained
+from autodim.data.columns import Schema, encode_rows
 
 FRAME = pd.DataFrame(
     {
@@ -90,7 +90,7 @@ def test_a_key_changes_with_each_setting_and_with_nothing_else():
 
 
 def test_a_key_is_the_same_in_another_process():
-    code = "from autodim.models import key_of; print(key_of('search', {'b': 1, 'a': (2, None)}, 0.5))"
+    code = "from autodim.method.models import key_of; print(key_of('search', {'b': 1, 'a': (2, None)}, 0.5))"
     found = {
         subprocess.run(
             [os.sys.executable, "-c", code],

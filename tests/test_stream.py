@@ -1,4 +1,4 @@
-"""autodim.stream against pandas with `encode_table`, against a plain loop, and against damage of every kind."""
+"""autodim.data.prepare against pandas with `encode_table`, against a plain loop, and against damage of every kind."""
 import gzip
 import json
 import math
@@ -19,14 +19,17 @@ import pytest
 import torch
 from written import NASTY, rows_of, written
 
-from autodim import portions, stream
-from autodim.data import (
+from autodim.data import prepare as stream
+from autodim.data import read as portions
+from autodim.data.data import (
     DataError, DiskPart, Split, downsample_negatives, encode_table, lots, scattered_split, vocabulary_to_dict,
 )  # fmt: skip
-from autodim.models import DLRS, MLP
-from autodim.portions import Layout
-from autodim.retrain import TrainConfig, fit
-from autodim.stream import CLICK_LOGS, CRITEO, Preparation, Rule, find_log, load_log, open_prepared, prepare_files
+from autodim.method.models import DLRS, MLP
+from autodim.data.read import Layout
+from autodim.method.retrain import TrainConfig, fit
+from autodim.data.prepare import (
+    CLICK_LOGS, CRITEO, Preparation, Rule, find_log, load_log, open_prepared, prepare_files,
+)  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -542,9 +545,9 @@ FORKS = '''
 import json, os, random, resource, signal, sys, time, hashlib
 from pathlib import Path
 import numpy as np
-from autodim import portions
-from autodim.portions import Layout
-from autodim.stream import Preparation, Rule, prepare_files
+from autodim.data import read as portions
+from autodim.data.read import Layout
+from autodim.data.prepare import Preparation, Rule, prepare_files
 
 folder, files = Path(sys.argv[2]), [Path(sys.argv[1]) / f"{k}.csv" for k in range(3)]
 portions.CHUNK = 4000

@@ -20,12 +20,14 @@ import psutil
 import pytest
 import torch
 
-import autodim.study
-from autodim.models import FileCheckpoint
-from autodim.retrain import TrainConfig
-from autodim.search import SearchConfig, SearchResult
-from autodim.study import (Run, Store, begun_or_new, check_fingerprints, count_loss, find_dims, make_grid, run_grid,
-                           run_one, search_record, search_time_aucs)
+import autodim.study.study
+from autodim.method.models import FileCheckpoint
+from autodim.method.retrain import TrainConfig
+from autodim.method.search import SearchConfig, SearchResult
+from autodim.study.study import (
+    Run, Store, begun_or_new, check_fingerprints, count_loss, find_dims, make_grid, run_grid, run_one, search_record,
+    search_time_aucs,
+)  # fmt: skip
 
 RESULTS = ["run_id", "method", "variant", "seed", "dims", "search", "val_auc", "val_logloss", "test_auc",
            "test_logloss", "space", "parameters", "best_epoch", "epochs", "fingerprint", "config"]
@@ -73,17 +75,17 @@ def in_processes(target, arguments) -> None:
 KILLED = """
 import sys, time
 sys.path.insert(0, {tests!r})
-import autodim.study
+import autodim.study.study
 from test_study import tiny_grid
-real, done = autodim.study.run_one, []
+real, done = autodim.study.study.run_one, []
 def run_one(*arguments):
     if len(done) == 2:
         open("third", "w").close()
         time.sleep(600)
     done.append(1)
     return real(*arguments)
-autodim.study.run_one = run_one
-autodim.study.run_grid(tiny_grid(), autodim.study.Store("store.csv"), progress=False)
+autodim.study.study.run_one = run_one
+autodim.study.study.run_grid(tiny_grid(), autodim.study.study.Store("store.csv"), progress=False)
 """
 
 
@@ -187,7 +189,7 @@ def test_a_run_whose_process_dies_again_and_again_raises_and_keeps_the_others(tm
 
         def __call__(self, run, *_):
             return None if run == runs[1] else fake_row(run.run_id)
-    monkeypatch.setattr(autodim.study, "Workers", Dying)
+    monkeypatch.setattr(autodim.study.study, "Workers", Dying)
     store = Store(tmp_path / "s.csv")
     with pytest.warns(UserWarning, match="its process died; it will be tried again"), \
          pytest.raises(RuntimeError, match=f"run {runs[1].run_id}: its process died three times"):
@@ -208,8 +210,8 @@ def fake_training(monkeypatch, seconds: float = 0.0) -> None:
             file.write(f"{run.run_id} {os.getpid()}\n")
         time.sleep(seconds)
         return fake_row(run.run_id, dataset=run.dataset, seed=run.seed, config=run.config)
-    monkeypatch.setattr(autodim.study, "load_once", lambda *a, **k: NoData())
-    monkeypatch.setattr(autodim.study, "run_one", run_one)
+    monkeypatch.setattr(autodim.study.study, "load_once", lambda *a, **k: NoData())
+    monkeypatch.setattr(autodim.study.study, "run_one", run_one)
 
 
 def share_grid(path, runs) -> None:
@@ -499,7 +501,7 @@ def test_a_row_says_with_which_instructions_and_threads_it_was_made(capability):
     flags = set(open("/proc/cpuinfo").read().split()) if os.path.exists("/proc/cpuinfo") else set()
     if not {"avx2", "fma"} <= flags:
         pytest.skip("needs a processor with AVX2, to be told to do without")
-    code = "import autodim.study; print(autodim.study.environment('cpu')['device'])"
+    code = "import autodim.study.study; print(autodim.study.study.environment('cpu')['device'])"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120,
                           env=os.environ | {"ATEN_CPU_CAPABILITY": capability, "OMP_NUM_THREADS": "1"})
     assert told.stdout.strip().endswith(f"({capability.upper()}), 1 of {os.cpu_count()} cores")
@@ -672,7 +674,7 @@ def test_a_probe_ranks_the_derived_the_uniform_and_the_random_choices_on_validat
         asked.append(dims)
         assert part is data.val
         return len(asked) / 16
-    monkeypatch.setattr(autodim.study, "supernet_auc", noted)
+    monkeypatch.setattr(autodim.study.study, "supernet_auc", noted)
     dims, found = find_dims(run, data, progress=False)
     aucs = search_time_aucs(run, data, found)
     by_auc = {(k + 1) / 16: dims if dims is None else list(dims) for k, dims in enumerate(asked)}
@@ -765,18 +767,18 @@ def test_an_incomplete_grid_interrupted_in_a_new_seed_ends_it_the_next_time(tmp_
     """The own rows of a seed are not taken for committed ones, whichever run was the last."""
     monkeypatch.chdir(tmp_path)
     fake_training(monkeypatch)
-    real, runs = autodim.study.run_one, [Run("planted", "Uniform", 7, dim=d) for d in range(1, 5)]
+    real, runs = autodim.study.study.run_one, [Run("planted", "Uniform", 7, dim=d) for d in range(1, 5)]
     own = Store(tmp_path / "own.csv")
 
     def interrupted(run, *arguments):
         if run == runs[2]:
             raise KeyboardInterrupt
         return real(run, *arguments)
-    monkeypatch.setattr(autodim.study, "run_one", interrupted)
+    monkeypatch.setattr(autodim.study.study, "run_one", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_grid(runs, own, progress=False, complete=False)
     assert own.read().run_id.tolist() == [r.run_id for r in runs[:2]]
-    monkeypatch.setattr(autodim.study, "run_one", real)
+    monkeypatch.setattr(autodim.study.study, "run_one", real)
     assert run_grid(runs, own, progress=False, complete=False).run_id.tolist() == [r.run_id for r in runs]
     assert trained_ids(tmp_path / "trained.txt") == [r.run_id for r in runs]
 
@@ -818,7 +820,7 @@ MIDDLES = [small_run("Uniform", dim=6), small_run("AutoDim", probe=2), small_run
 @pytest.mark.parametrize("run,after", [(run, k) for run in MIDDLES for k in range(1, 5 if run.search else 3)])
 def test_a_run_interrupted_after_any_epoch_goes_on_to_the_same_row(run, after, make_data, tmp_path, monkeypatch):
     total = 4 if run.search else 2  # epochs of the search and of the training, none of which ends early
-    monkeypatch.setattr(autodim.study, "load_once", lambda *a, **k: make_data())
+    monkeypatch.setattr(autodim.study.study, "load_once", lambda *a, **k: make_data())
     whole = run_grid([run], Store(tmp_path / "whole.csv"), progress=False)
     store = Store(tmp_path / "cut.csv")
     with monkeypatch.context() as cut, pytest.raises(Stop):
@@ -838,18 +840,18 @@ def test_a_run_interrupted_after_any_epoch_goes_on_to_the_same_row(run, after, m
 @pytest.mark.parametrize("change", ["code", "device", "data", "damage"])
 def test_a_state_of_other_code_device_or_data_is_not_gone_on_from(change, make_data, tmp_path, monkeypatch):
     run, store = small_run("Uniform", dim=6), Store(tmp_path / "s.csv")
-    monkeypatch.setattr(autodim.study, "load_once", lambda *a, **k: make_data())
+    monkeypatch.setattr(autodim.study.study, "load_once", lambda *a, **k: make_data())
     with monkeypatch.context() as cut, pytest.raises(Stop):
         interrupted_after(1, cut)
         run_grid([run], store, progress=False)
     (left,) = store.locks.glob("*.safetensors")
     if change == "code":
-        monkeypatch.setattr(autodim.study, "code_key", lambda: "of other modules")
+        monkeypatch.setattr(autodim.study.study, "code_key", lambda: "of other modules")
     elif change == "device":
-        monkeypatch.setattr(autodim.study, "processor", lambda: "another one")
+        monkeypatch.setattr(autodim.study.study, "processor", lambda: "another one")
     elif change == "data":
         other = dataclasses.replace(make_data(), fingerprint="1" * 16)
-        monkeypatch.setattr(autodim.study, "load_once", lambda *a, **k: other)
+        monkeypatch.setattr(autodim.study.study, "load_once", lambda *a, **k: other)
     else:
         left.write_bytes(left.read_bytes()[:50])
     with monkeypatch.context() as counted, warnings.catch_warnings(record=True) as seen:
@@ -862,13 +864,13 @@ def test_a_state_of_other_code_device_or_data_is_not_gone_on_from(change, make_d
 
 def test_any_change_to_a_module_changes_the_key_of_the_code(tmp_path, monkeypatch):
     (tmp_path / "a.py").write_text("x = 1\n")
-    monkeypatch.setattr(autodim.study.inspect, "getfile", lambda thing: str(tmp_path / "data.py"))
+    monkeypatch.setattr(autodim.study.study.inspect, "getfile", lambda thing: str(tmp_path / "data" / "data.py"))
     keys = []
     for change in ("x = 1\n", "x = 2\n"):
         (tmp_path / "a.py").write_text(change)
-        keys.append(autodim.study.code_key.__wrapped__())
+        keys.append(autodim.study.study.code_key.__wrapped__())
     (tmp_path / "b.py").write_text("")
-    assert len({*keys, autodim.study.code_key.__wrapped__()}) == 3
+    assert len({*keys, autodim.study.study.code_key.__wrapped__()}) == 3
 
 
 def test_without_a_store_a_run_keeps_nothing(make_data, monkeypatch):

@@ -1,4 +1,4 @@
-"""autodim.tables against plain Python rules, and against a corpus of bad files, columns, labels and rows."""
+"""autodim.data.columns against plain Python rules, and against a corpus of bad files, columns, labels and rows."""
 
 import csv
 import errno
@@ -22,10 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from autodim import tables
-from autodim.data import DataError, Vocabulary, fit_vocabulary, vocabulary_from_dict, vocabulary_to_dict, write_bytes
-from autodim.portions import Layout, header_of
-from autodim.tables import (
+from autodim.data import columns as tables
+from autodim.data.data import (
+    DataError, Vocabulary, fit_vocabulary, vocabulary_from_dict, vocabulary_to_dict, write_bytes,
+)  # fmt: skip
+from autodim.data.read import Layout, header_of
+from autodim.data.columns import (
     encode_labels, encode_rows, read_table, recognise, split_table, stand_for, stratified_split, why_left_out,
 )  # fmt: skip
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from oracles import Transformation, candidate_embeddings, field_tables, random_candidates, random_ids
 
-from autodim import lookup as lookup_module
-from autodim.lookup import Candidates, SeparateLookup, SharedLookup, uniform_candidates
-from autodim.transform import make_mixture
+from autodim.method import lookup as lookup_module
+from autodim.method.lookup import Candidates, SeparateLookup, SharedLookup, uniform_candidates
+from autodim.method.transform import make_mixture
 
 KINDS = [("zero-padding", False), ("linear", False), ("linear", True)]
 LOOKUPS = [SharedLookup, SeparateLookup]

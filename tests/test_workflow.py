@@ -1,4 +1,4 @@
-"""autodim.workflow: from a frame to a record, each number against loops over rows, fields and pairs."""
+"""autodim.app.workflow: from a frame to a record, each number against loops over rows, fields and pairs."""
 
 import json
 import math
@@ -18,19 +18,22 @@ import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
-from autodim import retrain, search, tables, workflow
-from autodim.data import DataError, encode_table, scattered_split
-from autodim.inference import delong
-from autodim.models import DLRS, MLP, FileCheckpoint
-from autodim.retrain import TrainConfig
-from autodim.search import SearchConfig, supernet_auc
-from autodim.stream import open_prepared
-from autodim.storage import Trained, load_trained, save_trained
-from autodim.tables import encode_rows, read_table
-from autodim.backbones import Network
-from autodim.workflow import (
-    Outcome, auc_space_curve, choose, differences, find, in_words, make_record, open_stream, outcome_record,
-    prepare, prepare_stream, rivals, train,
+from autodim.app import workflow
+from autodim.data import columns as tables
+from autodim.method.retrain import retrain
+from autodim.method.search import search
+from autodim.data.data import DataError, encode_table, scattered_split
+from autodim.study.inference import delong
+from autodim.method.models import DLRS, MLP, FileCheckpoint
+from autodim.method.retrain import TrainConfig
+from autodim.method.search import SearchConfig, supernet_auc
+from autodim.data.prepare import open_prepared
+from autodim.app.storage import Trained, load_trained, save_trained
+from autodim.data.columns import encode_rows, read_table
+from autodim.method.backbones import Network
+from autodim.app.workflow import (
+    Outcome, auc_space_curve, choose, differences, find, in_words, make_record, open_stream, outcome_record, prepare,
+    prepare_stream, rivals, train,
 )  # fmt: skip
 
 N = 300

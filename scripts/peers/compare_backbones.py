@@ -23,8 +23,8 @@ from types import ModuleType
 import torch
 import torch.nn as nn
 
-from autodim.backbones import BACKBONES, DCN, Attention, Linear
-from autodim.models import DLRS, MLP
+from autodim.method.backbones import BACKBONES, DCN, Attention, Linear
+from autodim.method.models import DLRS, MLP
 
 SIZES, D, HIDDEN, ROWS = (7, 11, 5, 9, 3), 6, (16, 8), 64
 MAPS, LAYERS, ATTENTION, HEADS = (6, 4), 3, 5, 2

@@ -1,4 +1,4 @@
-"""Load what autodim.export wrote, with the real library, and print one line of JSON: tests/test_export.py compares.
+"""Load what autodim.app.export wrote, with the real library, and print one line of JSON: tests/test_export.py compares.
 
 It runs in the environment of `make peers`. The folder holds the exported files and ids.npy, int64 [B, M].
 

@@ -4,9 +4,9 @@ from common import report, table
 import torch
 
 from autodim import __version__
-from autodim.data import Data, Part, Vocabulary
-from autodim.models import DLRS
-from autodim.retrain import TrainConfig, fit
+from autodim.data.data import Data, Part, Vocabulary
+from autodim.method.models import DLRS
+from autodim.method.retrain import TrainConfig, fit
 
 arrays = table()
 sizes = arrays["sizes"].tolist()
