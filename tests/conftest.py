@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from autodim.data.data import Data, Part, Vocabulary
+from autodim.data.batches import Data, Part
+from autodim.data.vocabulary import Vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))

@@ -17,7 +17,8 @@ import torch
 import torch.distributed
 import torch.nn as nn
 
-from autodim.data.data import Data, Part, Vocabulary
+from autodim.data.batches import Data, Part
+from autodim.data.vocabulary import Vocabulary
 from autodim.method.lookup import uniform_candidates
 from autodim.method.models import (
     ALONE, DLRS, MLP, Dropout, FileCheckpoint, Processes, SearchModel, agree, shared_epoch,

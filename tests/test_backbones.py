@@ -24,7 +24,8 @@ import autodim.method.selection
 from autodim.method.backbones import (
     BACKBONES, EQUAL, FFM, Align, Network, XDeepFM, bi_interaction, make_model, retrain_network, search_network,
 )  # fmt: skip
-from autodim.data.data import Part, Vocabulary
+from autodim.data.batches import Part
+from autodim.data.vocabulary import Vocabulary
 from autodim.app.estimator import AutoDim, load
 from autodim.app.export import write_onnx, write_torchrec
 from autodim.method.lookup import uniform_candidates

@@ -1,4 +1,4 @@
-"""autodim.data.data against encoders, splits and buckets written as plain loops over Python objects."""
+"""autodim.data against encoders, splits and buckets written as plain loops over Python objects."""
 import hashlib
 import json
 import math
@@ -10,11 +10,15 @@ import pytest
 import torch
 from scipy import stats
 
-import autodim.data.data as data_module
-from autodim.data.data import (
-    DataError, DiskPart, Part, Split, Vocabulary, batches, chronological_split, criteo_buckets, downsample_negatives,
-    encode_table, fit_vocabulary, lots, part_of, quantile_edges, random_split, scattered_split, vocabulary_from_dict,
-    vocabulary_to_dict,
+import autodim.data.batches as data_module
+from autodim.data.batches import DiskPart, Part, batches
+from autodim.data.encode import encode_table
+from autodim.data.files import DataError
+from autodim.data.split import (
+    Split, chronological_split, downsample_negatives, lots, part_of, random_split, scattered_split,
+)  # fmt: skip
+from autodim.data.vocabulary import (
+    Vocabulary, criteo_buckets, fit_vocabulary, quantile_edges, vocabulary_from_dict, vocabulary_to_dict,
 )  # fmt: skip
 
 

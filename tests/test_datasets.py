@@ -20,7 +20,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from autodim.data import datasets
-from autodim.data.data import DataError
+from autodim.data.files import DataError
 from autodim.data.datasets import (
     GENRES, LAYOUT, MOVIELENS_FIELDS, PLANTED, PLANTED_DIMS, download, load, movielens_1m, planted, planted_effects,
     planted_logits, unpack,

@@ -16,7 +16,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from autodim.data.data import DataError
+from autodim.data.files import DataError
 from autodim.app.estimator import AutoDim, Settings, cooling, fitting_batch, load
 from autodim.method.models import FileCheckpoint
 

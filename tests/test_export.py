@@ -20,7 +20,8 @@ import torch
 import yaml
 from test_data import COLUMNS, encode_elsewhere
 
-from autodim.data.data import DataError, Vocabulary, fit_vocabulary
+from autodim.data.files import DataError
+from autodim.data.vocabulary import Vocabulary, fit_vocabulary
 from autodim.app.export import (
     deepctr_features, embedding_tables, fuxictr_feature_map, fuxictr_specs, lines_of, module_names, read_vocabularies,
     table_weights, torchrec_tables, write_deepctr, write_fuxictr, write_onnx, write_torchrec, write_vocabularies,

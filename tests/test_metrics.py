@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
-from autodim.data.data import Part
+from autodim.data.batches import Part
 from autodim.method.metrics import auc, evaluate, logloss, predict, space
 from autodim.method.models import DLRS
 

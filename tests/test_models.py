@@ -9,7 +9,7 @@ import torch.nn as nn
 from oracles import field_tables
 
 import autodim.method.selection
-from autodim.data.data import Part
+from autodim.data.batches import Part
 from autodim.method.lookup import Candidates, uniform_candidates
 from autodim.method.metrics import predict
 from autodim.method.models import DLRS, MLP, VARIANTS, Adam, Dropout, SearchModel, loss_of

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from autodim.data.data import DataError
+from autodim.data.files import DataError
 from autodim.app.page import (
     BARS, by_parameters, draw_dims, draw_models, escaped, label, page, percent, plain, short, size,
 )  # fmt: skip

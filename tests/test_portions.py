@@ -12,7 +12,7 @@ import pytest
 from written import NASTY, rows_of, written
 
 from autodim.data import read as portions
-from autodim.data.data import DataError
+from autodim.data.files import DataError
 from autodim.data.read import Layout, blocks_of, column_of, line_ends, parse, read_files, read_lines
 
 

@@ -15,7 +15,7 @@ import torch.distributed
 import torch.nn as nn
 
 import autodim.method.transform
-from autodim.data.data import Part
+from autodim.data.batches import Part
 from autodim.method.lookup import uniform_candidates
 from autodim.method.metrics import predict
 from autodim.method.models import (

@@ -11,7 +11,7 @@ from oracles import field_tables
 from sklearn.metrics import roc_auc_score
 
 import autodim.method.retrain
-from autodim.data.data import Part
+from autodim.data.batches import Part
 from autodim.data.datasets import load
 from autodim.method.metrics import Metrics, evaluate
 from autodim.method.models import DLRS, MLP, loss_of

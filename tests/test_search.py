@@ -8,7 +8,7 @@ from oracles import Transformation, candidate_embeddings, field_tables, random_c
 from sklearn.metrics import roc_auc_score
 
 import autodim.method.selection
-from autodim.data.data import Part
+from autodim.data.batches import Part
 from autodim.method.lookup import Candidates, SharedLookup, uniform_candidates
 from autodim.method.models import MLP, VARIANTS, SearchModel
 from autodim.method.search import SearchConfig, Searcher, alpha_gradient, run_epochs, search, supernet_auc

@@ -20,7 +20,8 @@ import torch
 
 from autodim.app import storage
 from autodim.method.backbones import Network
-from autodim.data.data import DataError, Vocabulary, fit_vocabulary
+from autodim.data.files import DataError
+from autodim.data.vocabulary import Vocabulary, fit_vocabulary
 from autodim.method.models import DLRS, MLP, FileCheckpoint, key_of
 from autodim.app.storage import FORMAT, Trained, load_trained, save_trained
 from autodim.data.columns import Schema, encode_rows

@@ -19,11 +19,13 @@ import pytest
 import torch
 from written import NASTY, rows_of, written
 
-from autodim.data import prepare as stream
+from autodim.app.workflow import prepare as stream
 from autodim.data import read as portions
-from autodim.data.data import (
-    DataError, DiskPart, Split, downsample_negatives, encode_table, lots, scattered_split, vocabulary_to_dict,
-)  # fmt: skip
+from autodim.data.batches import DiskPart
+from autodim.data.encode import encode_table
+from autodim.data.files import DataError
+from autodim.data.split import Split, downsample_negatives, lots, scattered_split
+from autodim.data.vocabulary import vocabulary_to_dict
 from autodim.method.models import DLRS, MLP
 from autodim.data.read import Layout
 from autodim.method.retrain import TrainConfig, fit

@@ -23,9 +23,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from autodim.data import columns as tables
-from autodim.data.data import (
-    DataError, Vocabulary, fit_vocabulary, vocabulary_from_dict, vocabulary_to_dict, write_bytes,
-)  # fmt: skip
+from autodim.data.files import DataError, write_bytes
+from autodim.data.vocabulary import Vocabulary, fit_vocabulary, vocabulary_from_dict, vocabulary_to_dict
 from autodim.data.read import Layout, header_of
 from autodim.data.columns import (
     encode_labels, encode_rows, read_table, recognise, split_table, stand_for, stratified_split, why_left_out,

@@ -22,7 +22,9 @@ from autodim.app import workflow
 from autodim.data import columns as tables
 from autodim.method.retrain import retrain
 from autodim.method.search import search
-from autodim.data.data import DataError, encode_table, scattered_split
+from autodim.data.encode import encode_table
+from autodim.data.files import DataError
+from autodim.data.split import scattered_split
 from autodim.study.inference import delong
 from autodim.method.models import DLRS, MLP, FileCheckpoint
 from autodim.method.retrain import TrainConfig

@@ -28,7 +28,9 @@ import torch
 
 from .. import __version__
 from ..method.backbones import BACKBONES, FFM
-from ..data.data import Data, DataError, Part, vocabulary_from_dict, vocabulary_to_dict, write_bytes
+from ..data.batches import Data, Part
+from ..data.files import DataError, write_bytes
+from ..data.vocabulary import vocabulary_from_dict, vocabulary_to_dict
 from autodim.app.estimator import (
     AutoDim, check_settings, load, network_of, plain_settings, prepare_step, search_step, train_step,
 )  # fmt: skip

@@ -25,7 +25,9 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..method.backbones import BACKBONES, Network
-from ..data.data import Buckets, DataError, Part, Vocabulary
+from ..data.batches import Part
+from ..data.files import DataError
+from ..data.vocabulary import Buckets, Vocabulary
 from ..method.metrics import predict
 from ..method.models import ALONE, Processes
 from .page import page, summary, write_page

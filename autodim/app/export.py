@@ -24,7 +24,8 @@ import torch
 import torch.nn as nn
 
 from ..method.backbones import FFM, table_dims
-from ..data.data import DataError, Vocabulary, vocabulary_from_dict, vocabulary_to_dict, write_bytes
+from ..data.files import DataError, write_bytes
+from ..data.vocabulary import Vocabulary, vocabulary_from_dict, vocabulary_to_dict
 from ..method.lookup import FieldEmbedding, block_starts
 from ..method.models import DLRS
 

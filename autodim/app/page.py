@@ -24,7 +24,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..data.data import write_bytes
+from ..data.files import write_bytes
 from ..study.figures import COLOURS, set_style
 from ..study.inference import MARGIN, Z
 

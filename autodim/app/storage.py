@@ -20,7 +20,8 @@ from filelock import FileLock
 
 from .. import __version__
 from ..method.backbones import Network, make_model
-from ..data.data import DataError, Vocabulary, vocabulary_from_dict, vocabulary_to_dict, write_bytes
+from ..data.files import DataError, write_bytes
+from ..data.vocabulary import Vocabulary, vocabulary_from_dict, vocabulary_to_dict
 from ..method.models import DLRS
 from ..data.columns import Schema, classes_from_list, schema_from_dict
 

@@ -28,7 +28,10 @@ from .. import __version__
 from ..method.backbones import Network, retrain_network, search_network
 from ..method.baselines import uniform_dims
 from ..memory.budget import budget_parameters, dims_within, padded_bytes, space_curve
-from ..data.data import Buckets, Data, DataError, encode_table, vocabulary_to_dict
+from ..data.batches import Data
+from ..data.encode import encode_table
+from ..data.files import DataError
+from ..data.vocabulary import Buckets, vocabulary_to_dict
 from ..study.inference import MARGIN, Z, delong
 from ..method.lookup import uniform_candidates
 from ..method.metrics import Metrics, auc, logloss, predict, space
@@ -123,7 +126,7 @@ def kind_of_values(values: pl.Series) -> str:
 def stream_rule(
     codes: Codes, name: str, kind: str, rule: Buckets, named: bool
 ) -> tuple[Rule, str]:
-    """What becomes of a column, and why it is left out ("": it is not), by the rules of [tables](../data/04_columns.ipynb).
+    """What becomes of a column, and why it is left out ("": it is not), by the rules of [tables](../data/05_columns.ipynb).
 
     Args:
         kind: of its values. rule: of the option `numerical`. named: by the option `categorical`.

@@ -17,7 +17,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from ..data.data import Data
+from ..data.batches import Data
 from .lookup import FieldEmbedding, uniform_candidates
 from .models import ALONE, DLRS, MLP, Checkpoint, MakeBackbone, Processes
 from .retrain import FitResult, TrainConfig, fit, retrain

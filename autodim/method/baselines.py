@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 
-from ..data.data import Data
+from ..data.batches import Data
 from .lookup import Candidates
 from .models import DLRS
 from .retrain import FitResult, TrainConfig, fit

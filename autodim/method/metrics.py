@@ -13,7 +13,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from ..data.data import Part, batches
+from ..data.batches import Part, batches
 from .models import ALONE, Processes
 
 # %% ../../nbs/method/04_metrics.ipynb #bed37cd1

@@ -27,7 +27,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from ..data.data import Part, write_bytes
+from ..data.batches import Part
+from ..data.files import write_bytes
 from .lookup import Candidates, FieldEmbedding, SeparateLookup, SharedLookup
 from .selection import Selection
 from .transform import ProcessMean, make_mixture, synchronised

@@ -13,7 +13,7 @@ import torch
 import torch.nn as nn
 from tqdm import tqdm
 
-from ..data.data import Data, batches
+from ..data.batches import Data, batches
 from .metrics import Metrics, evaluate
 from autodim.method.models import (
     ALONE, DLRS, MLP, Adam, Checkpoint, MakeBackbone, Processes, Tensors, agree, load_random_state, loss_of, pack,

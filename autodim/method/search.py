@@ -16,7 +16,7 @@ import torch.nn as nn
 from torch.func import functional_call
 from tqdm import tqdm
 
-from ..data.data import Data, Part, batches
+from ..data.batches import Data, Part, batches
 from .lookup import Candidates, uniform_candidates
 from .metrics import auc
 from autodim.method.models import (

@@ -21,7 +21,8 @@ import pyarrow as pa
 import torch
 from joblib.externals.loky import ProcessPoolExecutor
 
-from ..data.data import Data, Part, Vocabulary
+from ..data.batches import Data, Part
+from ..data.vocabulary import Vocabulary
 from ..method.lookup import uniform_candidates
 from ..method.models import DLRS, MLP, Adam, MakeBackbone, SearchModel, loss_of
 from ..method.search import SearchConfig, Searcher

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from ..data.data import find_root
+from ..data.files import find_root
 from .inference import Comparison, at_space, compare, half_width
 from ..method.metrics import auc_error
 

@@ -42,7 +42,8 @@ from tqdm import tqdm
 from .. import __version__
 from ..method.backbones import Network, retrain_network, search_network
 from ..method.baselines import bias_only, random_dims, uniform_dims
-from ..data.data import Data, DataError, find_root
+from ..data.batches import Data
+from ..data.files import DataError, find_root
 from ..data.datasets import load
 from ..method.lookup import uniform_candidates
 from ..method.metrics import evaluate, space

@@ -4,7 +4,8 @@ from common import report, table
 import torch
 
 from autodim import __version__
-from autodim.data.data import Data, Part, Vocabulary
+from autodim.data.batches import Data, Part
+from autodim.data.vocabulary import Vocabulary
 from autodim.method.models import DLRS
 from autodim.method.retrain import TrainConfig, fit
 
