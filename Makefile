@@ -12,7 +12,7 @@ STUDY  := out/exp_table3.ipynb out/results/quick.csv out/figures/exp_table3.png
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study peers test results site preview notebooks bench bench-peers clean
+.PHONY: help setup study peers test test-slow test-peers results site preview notebooks bench bench-peers clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## *' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -45,10 +45,16 @@ $(PEERS)/.installed: requirements-peers.txt $(STAMP)
 	@$(PEERS)/bin/python -m pip install --quiet --no-deps --no-compile --requirement requirements-peers.txt
 	@touch $@
 
-test: setup peers  ## all that CI checks: the house, every notebook, pytest
+test: setup  ## the house, every notebook, pytest: minutes
 	$(BIN)/pytest --quiet -m house tests/test_house.py
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --do_print --n_workers 2
-	OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses 2 --dist loadgroup tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses 2 --dist loadgroup -m 'not house and not slow and not peers' tests
+
+test-slow: setup  ## random kills, races, full disks, a wheel in an empty environment
+	OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses 2 --dist loadgroup -m slow tests
+
+test-peers: setup peers  ## the exports in TorchRec, FBGEMM, DeepCTR-Torch and FuxiCTR (1.7 GB, once)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --quiet -m peers tests
 
 bench: setup  ## speed on this machine, as ratios; minutes, best on an idle machine
 	$(BIN)/papermill nbs/exp_speed.ipynb out/exp_speed.ipynb -y 'parts: [steps, growth, frequency, backbones]'
@@ -57,7 +63,7 @@ bench: setup  ## speed on this machine, as ratios; minutes, best on an idle mach
 bench-peers: setup  ## whole fits of DeepCTR-Torch, FuxiCTR and torch-rechub against ours, in environments of their own
 	$(BIN)/python scripts/bench_peers.py
 
-notebooks: setup  ## run the notebooks in place and clean them; NB=nbs/02_lookup.ipynb for some
+notebooks: setup  ## run the notebooks in place and clean them; NB=nbs/method/00_lookup.ipynb for some
 	@$(BIN)/python scripts/run_notebooks.py $(NB)
 
 results: setup  ## draw all experiments from the committed rows: figures/, results/claims.csv, the README's table

@@ -16,7 +16,18 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "house: rules of the repository that take seconds to check")
+    for marker in ("house: rules of the repository that take seconds to check",
+                   "slow: random kills, races, full disks, a wheel in an empty environment; `make test-slow`",
+                   "peers: other libraries load what we export; `make test-peers`"):
+        config.addinivalue_line("markers", marker)
+
+
+def pytest_collection_modifyitems(items):
+    """A test that needs the peers' environment, or a disk of its own, has the mark that says so."""
+    for item in items:
+        for fixture, mark in (("peers", pytest.mark.peers), ("small_disk", pytest.mark.slow)):
+            if fixture in item.fixturenames:
+                item.add_marker(mark)
 
 
 @pytest.fixture(scope="session")
