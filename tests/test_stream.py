@@ -26,7 +26,8 @@ from autodim.data.encode import encode_table
 from autodim.data.files import DataError
 from autodim.data.split import Split, downsample_negatives, lots, scattered_split
 from autodim.data.vocabulary import vocabulary_to_dict
-from autodim.method.models import DLRS, MLP
+from autodim.method.backbones import MLP
+from autodim.method.models import DLRS
 from autodim.data.read import Layout
 from autodim.method.retrain import TrainConfig, fit
 from autodim.data.prepare import (

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 import autodim.study.study
-from autodim.method.models import FileCheckpoint
+from autodim.training.checkpoint import FileCheckpoint
 from autodim.method.retrain import TrainConfig
 from autodim.method.search import SearchConfig, SearchResult
 from autodim.study.study import (

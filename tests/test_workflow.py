@@ -26,7 +26,8 @@ from autodim.data.encode import encode_table
 from autodim.data.files import DataError
 from autodim.data.split import scattered_split
 from autodim.study.inference import delong
-from autodim.method.models import DLRS, MLP, FileCheckpoint
+from autodim.method.models import DLRS
+from autodim.training.checkpoint import FileCheckpoint
 from autodim.method.retrain import TrainConfig
 from autodim.method.search import SearchConfig, supernet_auc
 from autodim.data.prepare import open_prepared
@@ -166,7 +167,7 @@ def test_rows_of_training_are_encoded_alike_also_by_a_model_that_was_loaded(name
     pd.testing.assert_frame_equal(frame, before)
     assert made.data.fields == ("user", "it")
     split = tables.split_table(frame.click.to_numpy(np.int8), seed=1)
-    model = DLRS(made.data.cardinalities, [2, 3], partial(MLP, hidden=(4,), dropout=0.0)).eval()
+    model = DLRS(made.data.cardinalities, [2, 3], Network("MLP", (4,), 0.0)).eval()
     save_trained(
         Trained(made.schema, made.data.vocabularies, made.classes, {"user": 2, "it": 3}, model, Network("MLP", (4,), 0.0), {}),
         tmp_path,

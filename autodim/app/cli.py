@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..method.backbones import BACKBONES, FFM
+from ..method.backbones import BACKBONES
 from ..data.batches import Data, Part
 from ..data.files import DataError, write_bytes
 from ..data.vocabulary import vocabulary_from_dict, vocabulary_to_dict
@@ -36,7 +36,8 @@ from autodim.app.estimator import (
 )  # fmt: skip
 from .export import write_deepctr, write_fuxictr, write_onnx, write_torchrec, write_vocabularies
 from ..method.metrics import space
-from ..method.models import FileCheckpoint, ProcessLost, key_of
+from ..training.checkpoint import FileCheckpoint, key_of
+from ..training.distributed import ProcessLost
 from .page import summary
 from ..training.distributed import torchrun
 from ..method.search import SearchResult
@@ -395,14 +396,15 @@ FORMATS = ("onnx", "torchrec", "fuxictr", "deepctr")
 
 
 def export_command(options: argparse.Namespace) -> Answer:
-    """Write files that other libraries load: ONNX, TorchRec, FuxiCTR, DeepCTR-Torch; of an FFM ONNX alone."""
+    """Write files that other libraries load: ONNX, FuxiCTR, TorchRec, DeepCTR-Torch; of several tables a field ONNX alone."""
     folder = Path(options.run)
     to, model = Path(options.to or folder / "export"), trained_of(folder)
     dims, vocabularies = model.dims_, model.vocabularies_
-    one_table = not isinstance(model.model_.backbone, FFM)  # a field, as the libraries have it
+    one_table = model.model_.embedding.tables_per_field == 1  # a field, as the libraries have it
     formats = options.format or (FORMATS if one_table else ("onnx",))
     if not one_table and set(formats) != {"onnx"}:
-        raise ValueError("FFM has M - 1 tables a field, and these libraries describe one: autodim export --format onnx")
+        raise ValueError("the model has several tables a field, and these libraries describe one: "
+                         "autodim export --format onnx")
     write_vocabularies(vocabularies, to / "vocabularies.json")
     files = [to / "vocabularies.json"]
     for name in formats:

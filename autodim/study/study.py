@@ -40,16 +40,17 @@ from joblib.parallel import ThreadingBackend, get_active_backend
 from tqdm import tqdm
 
 from .. import __version__
-from ..method.backbones import Network, retrain_network, search_network
+from ..method.backbones import Network
 from ..method.baselines import bias_only, random_dims, uniform_dims
 from ..data.batches import Data
 from ..data.files import DataError, find_root
 from ..data.datasets import load
 from ..method.lookup import uniform_candidates
 from ..method.metrics import evaluate, space
-from ..method.models import Checkpoint, FileCheckpoint, Tensors, key_of
-from ..method.retrain import TrainConfig
-from ..method.search import SearchConfig, SearchResult, supernet_auc
+from ..training.checkpoint import Checkpoint, FileCheckpoint, Tensors, key_of
+from ..training.runtime import Runtime
+from ..method.retrain import TrainConfig, retrain
+from ..method.search import SearchConfig, SearchResult, search, supernet_auc
 from ..method.selection import entropy, margin
 from ..data.prepare import CLICK_LOGS, load_log
 
@@ -58,7 +59,8 @@ def settings(config: object) -> dict[str, object]:
     """A configuration as nested dicts. Settings that came later stay out at their default: they change no old run."""
     known = ((f, getattr(config, f.name)) for f in fields(config))
     return {f.name: settings(value) if is_dataclass(value) else value
-            for f, value in known if not f.metadata.get("later") or value != f.default}
+            for f, value in known
+            if not (f.metadata.get("omit_if_default") or f.metadata.get("later")) or value != f.default}
 
 # %% ../../nbs/study/00_study.ipynb #10a2f0ed
 @dataclass(frozen=True)
@@ -190,7 +192,8 @@ def find_dims(
     """The dimensions of a run, chosen without test data, and the search's result where the method searches."""
     if run.search:
         seed = run.seed if run.search_seed is None else run.search_seed
-        found = search_network(data, run.search, seed, network_of(run), progress, checkpoint)
+        runtime = Runtime(seed, str(data.train.ids.device), progress, checkpoint)
+        found = search(data, run.search, network_of(run), runtime)
         return found.dims, found
     if run.method == "Given":
         if len(run.given) != len(data.fields):
@@ -311,19 +314,20 @@ def run_one(
         record["search_time_auc"] = search_time_aucs(run, data, found)
     seconds_search, training = searching.seconds(), Clocked(kept(run, data, device, begun, "train"))
     seed = run.seed if run.retrain_seed is None else run.retrain_seed
+    runtime, network = Runtime(seed, device, progress, training), network_of(run)
     if run.method == "Bias":
-        fitted = bias_only(data, run.train, seed, progress)
+        fitted = bias_only(data, run.train, runtime)
     else:
-        fitted = retrain_network(data, list(dims.values()), run.train, seed, network_of(run), progress, training)
+        fitted = retrain(data, list(dims.values()), run.train, network, runtime)
     seconds_train = training.seconds()
-    test, tables = evaluate(fitted.model, data.test), network_of(run).tables(len(dims))
+    test = evaluate(fitted.model, data.test)
     return {
         "run_id": run.run_id, "dataset": run.dataset, "method": run.method, "variant": run.variant,
         "dim": run.dim, "draw": run.draw, "seed": run.seed,
         "val_auc": fitted.val.auc, "val_logloss": fitted.val.logloss,
         "test_auc": test.auc, "test_logloss": test.logloss,
         "space": space(list(dims.values()), data.cardinalities, run.dims[-1]),
-        "parameters": tables * sum(d * v for d, v in zip(dims.values(), data.cardinalities)),
+        "parameters": sum(d * v for d, v in zip(dims.values(), network.table_rows(data.cardinalities))),
         "best_epoch": fitted.best_epoch, "epochs": len(fitted.history),
         "seconds_search": round(seconds_search, 2) if found else 0.0, "seconds_train": round(seconds_train, 2),
         "n_train": len(data.train.labels), "n_test": len(data.test.labels),
