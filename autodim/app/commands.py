@@ -76,7 +76,8 @@ def write_json(path: Path, content: object) -> None:
 
 def settings_of(run: Mapping[str, object], folder: Path, progress: bool) -> AutoDim:
     """The estimator of a run, its settings checked; states of its trainings are kept in the run's folder."""
-    made = AutoDim(**vars(settings_from_dict(run["settings"]))).set_params(folder=str(folder / "state"), progress=progress)
+    settings = settings_from_dict(run["settings"])
+    made = AutoDim(**vars(settings)).set_params(folder=str(folder / "state"), progress=progress)
     check_settings(made)
     return made
 
@@ -188,7 +189,7 @@ def prepare_command(options: argparse.Namespace) -> Answer:
               and v.name not in (*schema.buckets, *chosen.get("categorical", ()))]
     hint = [f"Whole numbers with many values: {', '.join(counts)}. If they count something, cut them into buckets: "
             f"--numerical {','.join(f'{name}:20' for name in counts)}"] if counts else []
-    split = "at random" if options.time is None else f"by {options.time}"
+    split = "at random" if prepared.split == "random" else f"by {prepared.split}"
     head = f"{parts} rows, split {split}; positive: {options.label} = {prepared.classes[1]}"
     return found, "\n".join([head, *lines, *hint, f"Next: autodim search {quoted(folder)}"])
 
@@ -393,7 +394,7 @@ def device_of(options: argparse.Namespace) -> str:
 
 
 def run_command(options: argparse.Namespace) -> int:
-    """Carry out the command `options.command` and print what it found; the exit code. Of several processes, the first prints."""
+    """Carry out a command and print what it found; the exit code. Of several processes, the first prints."""
     try:
         with warnings.catch_warnings(), torchrun(device_of(options)) as options.processes:
             if options.processes.size > 1 and options.command not in ("search", "train"):

@@ -158,13 +158,10 @@ class AutoDim(BinaryClassifier, Settings):
     """
 
     def fit(self, X: Table, y: Sequence | None = None, label: str | None = None) -> "AutoDim":
-        """Search, train and compare.
+        """Search, train and compare; a DataError says what of the table cannot be used, a ValueError which setting.
 
         Args:
             X: a path of CSV or Parquet, a frame, or an array [n, M]. y: labels [n]; None: the column named `label`.
-
-        Raises:
-            DataError: the table or its label cannot be used. ValueError: a setting is out of its range.
         """
         if not isinstance(X, str | Path | pd.DataFrame):
             X = validate_data(self, X, dtype=None, ensure_all_finite=False, ensure_min_samples=2)
@@ -181,7 +178,7 @@ class AutoDim(BinaryClassifier, Settings):
         if not isinstance(X, str | Path | pd.DataFrame):
             X = validate_data(self, X, dtype=None, ensure_all_finite=False, reset=False)
         ids = encode_rows(as_frame(X, texts(self.vocabularies_)), self.vocabularies_)
-        if len(ids) == 0:
+        if not len(ids):
             return np.empty(0, dtype=np.float32)
         device = next(self.model_.parameters()).device
         return predict(self.model_, Part(ids.to(device), torch.empty(len(ids)))).cpu().numpy()
@@ -193,8 +190,7 @@ class AutoDim(BinaryClassifier, Settings):
 
     def predict(self, X: Table) -> np.ndarray:
         """The likelier class of each row [n]."""
-        positive = self.decision_function(X) > 0
-        return self.classes_[positive.astype(int)]
+        return self.classes_[(self.decision_function(X) > 0).astype(int)]
 
     def report(self) -> Report:
         """The result beside its rivals, to be shown in a notebook, printed, or saved as HTML."""

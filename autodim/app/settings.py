@@ -40,8 +40,8 @@ def is_whole(value: object, low: int) -> bool:
 
 def are_whole(values: object) -> bool:
     """Whether these are whole numbers in an order, each at least 1."""
-    ordered = isinstance(values, Collection) and not isinstance(values, Set | Mapping) and getattr(values, "ndim", 1) == 1
-    return ordered and all(is_whole(value, 1) for value in values)
+    ordered = isinstance(values, Collection) and not isinstance(values, Set | Mapping)
+    return ordered and getattr(values, "ndim", 1) == 1 and all(is_whole(value, 1) for value in values)
 
 
 def is_truth(value: object) -> bool:
@@ -53,7 +53,8 @@ COUNT = Range(lambda v: is_whole(v, 1), "a whole number from 1")
 SEED = Range(lambda v: is_whole(v, 0), "a whole number from 0")
 SHARE = Range(lambda v: is_number(v, 0, 1) and v > 0, "a share above 0 and below 1")
 PART = Range(lambda v: is_number(v, 0, 1), "a share from 0 and below 1")
-BUDGET = Range(lambda v: v is None or is_number(v) and 0 < v <= 1, "None, or a share above 0 and at most 1 (0.3 is 30 %)")
+BUDGET = Range(lambda v: v is None or is_number(v) and 0 < v <= 1,
+               "None, or a share above 0 and at most 1 (0.3 is 30 %)")
 BYTES = Range(lambda v: v is None or is_number(v, 4), "None, or a number of bytes, 4 or more")
 RATE = Range(lambda v: is_number(v) and v > 0, "a positive number")
 BATCH = Range(lambda v: v is None or is_whole(v, 2), "None, or a whole number from 2")
@@ -176,7 +177,8 @@ class Settings(MethodSettings):
     exclude: Annotated[Collection[str], Setting(
         "columns to leave out", NAMES, PREPARE, metavar="A,B", read=read_names)] = ()
     time: Annotated[str | None, Setting(
-        "column to split by: oldest rows train, newest test; without, at random", ANY, PREPARE, metavar="COLUMN")] = None
+        "column to split by: oldest rows train, newest test; without, at random", ANY, PREPARE,
+        metavar="COLUMN")] = None
     validation: Annotated[float, Setting("share of the rows to choose by", SHARE, PREPARE)] = 0.1
     test: Annotated[float, Setting(
         "share of the rows for the report", SHARE._replace(words="a share above 0, and below 1 together with "
