@@ -347,7 +347,7 @@ def report_command(options: argparse.Namespace) -> Answer:
 
 
 def export_command(options: argparse.Namespace) -> Answer:
-    """Write files that other libraries load: ONNX, FuxiCTR, TorchRec, DeepCTR-Torch; of several tables a field ONNX alone."""
+    """Write files that other libraries load; of a model with several tables a field ONNX alone."""
     folder = Path(options.run)
     to, model = Path(options.to or folder / "export"), trained_of(folder)
     dims, vocabularies = model.dims_, model.vocabularies_

@@ -138,8 +138,8 @@ def write_torchrec(
     """
     path, tables = Path(path), embedding_tables(dims, vocabularies)
     if model is not None and model.embedding.tables_per_field > 1:
-        raise ValueError(f"the model has {model.embedding.tables_per_field} tables a field, and TorchRec's file describes "
-                         "one: export ONNX")
+        raise ValueError(f"the model has {model.embedding.tables_per_field} tables a field, and TorchRec's file "
+                         "describes one: export ONNX")
     weights = [] if model is None else table_weights(model.embedding, tables)
     entries = torchrec_tables(dims, vocabularies)
     if model is not None:
