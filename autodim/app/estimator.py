@@ -190,7 +190,8 @@ class AutoDim(BinaryClassifier, Settings):
 
     def predict(self, X: Table) -> np.ndarray:
         """The likelier class of each row [n]."""
-        return self.classes_[(self.decision_function(X) > 0).astype(int)]
+        positive = self.decision_function(X) > 0
+        return self.classes_[positive.astype(int)]
 
     def report(self) -> Report:
         """The result beside its rivals, to be shown in a notebook, printed, or saved as HTML."""
