@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from .. import __version__
 from .files import DataError
-from .read import EncodedTable, Source, check_file, parallel, read_files
+from .read import EncodedTable, TableFiles, check_file, parallel, read_files
 from .split import keep_chance, part_of_draw, row_draws
 from .vocabulary import Buckets, Vocabulary, fit_vocabulary, vocabulary_from_dict, vocabulary_to_dict
 
@@ -404,7 +404,7 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 # %% ../../nbs/data/07_prepare.ipynb #433faf6c
 def prepare_files(
-    source: Source, plan_of: Callable[[EncodedTable], Preparation], settings: object, folder: str | Path,
+    source: TableFiles, plan_of: Callable[[EncodedTable], Preparation], settings: object, folder: str | Path,
     workers: int = 1, progress: bool = True,
 ) -> dict[str, object]:  # fmt: skip
     """Prepare files into a folder, unless it holds them already under these settings; returns its manifest.
