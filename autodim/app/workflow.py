@@ -40,7 +40,7 @@ from ..data.read import Codes, Layout, header_of
 from ..method.retrain import TrainConfig
 from ..method.search import SearchConfig, SearchResult, supernet_auc
 from ..data.prepare import Preparation, Rule, as_kind, open_prepared, prepare_files, read_manifest, typed
-from ..study.study import environment, search_record
+from ..study.runs import environment, search_record
 from autodim.data.columns import (
     BUCKETS, MISSING, SUFFIXES, Schema, check_names, check_options, classes_from_list, encode_labels, make_schema,
     reason_by_counts, recognise, schema_from_dict, split_table, too_long,
