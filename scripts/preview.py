@@ -39,7 +39,7 @@ PAGE = """<!DOCTYPE html>
 </head>
 <body>
 <nav aria-label="Pages">
-<p class="site"><a href="index.html">{site}</a></p>
+<p class="site"><a href="{front}">{site}</a></p>
 {menu}
 </nav>
 <main>
@@ -197,7 +197,8 @@ def render(folder: Path, root: Path = ROOT) -> list[Path]:
         page = folder / Path(href).relative_to("nbs").with_suffix(".html")
         page.parent.mkdir(exist_ok=True)
         page.write_text(PAGE.format(title=html.escape(text), site=html.escape(site), style=style, body=body,
-                                    menu=menu(blocks, href), neighbours=neighbours(blocks, href)), encoding="utf-8")
+                                    front=page_link("nbs/index.ipynb", href), menu=menu(blocks, href),
+                                    neighbours=neighbours(blocks, href)), encoding="utf-8")
         written.append(page)
     return written
 

@@ -319,6 +319,8 @@ def test_preview_shows_every_page_without_a_network(root, tmp_path):
         text = page.read_text(encoding="utf-8")
         assert not re.search(r"""(?:<script|<link)\b|(?:src|url\()=?["']?https?:""", text), page.name
         assert not re.search(r"\$\$|\\begin\{", re.sub(r"(?s)<pre.*?</pre>|<code.*?</code>", "", text)), page.name
+        links = re.findall(r'href="([^"#:]+)(?:#[^"]*)?"', text)
+        assert all((page.parent / link).is_file() for link in links), (page.name, links)
         if page.stem.startswith(("exp_", "index")):
             assert not re.search(r'<img (?![^>]*\balt="[^"]+")', text), page.name
 

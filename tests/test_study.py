@@ -27,9 +27,7 @@ from autodim.method.retrain import TrainConfig
 from autodim.method.search import SearchConfig, SearchResult
 from autodim.study import runs as runs_module
 from autodim.study.grid import Execution, begun_or_new, check_fingerprints, run_grid
-from autodim.study.runs import (
-    GridSettings, Run, find_dims, make_grid, run_one, search_record, search_time_aucs,
-)  # fmt: skip
+from autodim.study.runs import GridSettings, Run, find_dims, make_grid, run_one, search_record, search_time_aucs
 from autodim.study.store import Store
 
 QUIET = Execution(progress=False)
@@ -214,7 +212,8 @@ def test_what_a_worker_raises_is_raised(tmp_path):
 ENDED = """
 import sys
 sys.path.insert(0, {tests!r})
-from autodim.study.grid import Execution, Store, run_grid
+from autodim.study.grid import Execution, run_grid
+from autodim.study.store import Store
 from test_study import longer, tiny_grid
 if __name__ == "__main__":
     run_grid(longer(tiny_grid()), Store("store.csv"), execution=Execution(workers=2, progress=False))
@@ -878,7 +877,7 @@ def test_a_state_of_other_code_device_or_data_is_not_gone_on_from(change, make_d
         run_grid([run], store, execution=QUIET)
     (left,) = store.locks.glob("*.safetensors")
     if change == "code":
-        monkeypatch.setattr("autodim.study.runs_module.code_key", lambda: "of other modules")
+        monkeypatch.setattr("autodim.study.runs.code_key", lambda: "of other modules")
     elif change == "device":
         monkeypatch.setattr("autodim.study.runs.processor", lambda: "another one")
     elif change == "data":
