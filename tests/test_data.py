@@ -15,7 +15,7 @@ from autodim.data.batches import DiskPart, Part, batches
 from autodim.data.encode import encode_table
 from autodim.data.files import DataError
 from autodim.data.split import (
-    Split, chronological_split, downsample_negatives, lots, part_of, random_split, scattered_split,
+    Split, chronological_split, downsample_negatives, part_of_draw, random_split, row_draws, scattered_split,
 )  # fmt: skip
 from autodim.data.vocabulary import (
     Vocabulary, criteo_buckets, fit_vocabulary, quantile_edges, vocabulary_from_dict, vocabulary_to_dict,
@@ -346,12 +346,12 @@ def test_downsampling_keeps_positives_and_draws_negatives_evenly(rate):
 
 @pytest.mark.parametrize("start,n", [(0, 0), (0, 1), (65_535, 2), (65_536, 65_536), (100_000, 70_000), (131_071, 1)])
 def test_lots_of_rows_are_their_own(start, n):
-    assert np.array_equal(lots(3, start, n), lots(3, 0, 200_000)[:, start : start + n])
-    assert n < 2 or not np.array_equal(lots(3, start, n), lots(4, start, n))
+    assert np.array_equal(row_draws(3, start, n), row_draws(3, 0, 200_000)[:, start : start + n])
+    assert n < 2 or not np.array_equal(row_draws(3, start, n), row_draws(4, start, n))
 
 
 def test_lots_are_uniform_and_split_and_stay_are_independent():
-    split, stays = lots(0, 0, 200_000)
+    split, stays = row_draws(0, 0, 200_000)
     for lot in (split, stays, split[:65_536], split[65_536:131_072]):
         assert stats.kstest(lot, "uniform").pvalue > 1e-3
     counts = np.histogram2d(split, stays, bins=10)[0]
@@ -363,8 +363,8 @@ def test_lots_are_uniform_and_split_and_stay_are_independent():
 
 def test_parts_by_lot_at_the_boundaries():
     lot = np.array([0.0, np.nextafter(0.8, 0), 0.8, 0.85, np.nextafter(0.9, 0), 0.95])
-    assert part_of(lot, (0.8, 0.1, 0.1)).tolist()[:3] == [0, 0, 1]
-    assert part_of(np.array([0.25, 0.5, 0.75]), (0.25, 0.25, 0.5)).tolist() == [1, 2, 2]
+    assert part_of_draw(lot, (0.8, 0.1, 0.1)).tolist()[:3] == [0, 0, 1]
+    assert part_of_draw(np.array([0.25, 0.5, 0.75]), (0.25, 0.25, 0.5)).tolist() == [1, 2, 2]
     split = scattered_split(10_000, 1)
     assert sorted(np.concatenate(split).tolist()) == list(range(10_000))
 

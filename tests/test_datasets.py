@@ -22,8 +22,8 @@ from sklearn.metrics import roc_auc_score
 from autodim.data import datasets
 from autodim.data.files import DataError
 from autodim.data.datasets import (
-    GENRES, LAYOUT, MOVIELENS_FIELDS, PLANTED, PLANTED_DIMS, download, load, movielens_1m, planted, planted_effects,
-    planted_logits, unpack,
+    GENRES, LAYOUT, MOVIELENS_FIELDS, PLANTED, PLANTED_DIMS, download, load_dataset, movielens_1m, planted,
+    planted_effects, planted_logits, unpack,
 )  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def planted_auc(dims, data, epochs=6):
 
 def test_planted_dimensions_matter_to_a_network(one_thread):
     """The truth beats 2 for all fields clearly, and 10 for all is not better than the truth."""
-    data = load("planted", seed=0)
+    data = load_dataset("planted", seed=0)
     truth = planted_auc([PLANTED_DIMS[f] for f in data.fields], data)
     assert truth - planted_auc([2] * 10, data) > 0.02
     assert truth - planted_auc([10] * 10, data) > -0.01
@@ -182,7 +182,7 @@ def test_windows_line_ends_make_no_difference(home):
 
 def test_load_splits_by_time_and_encodes(home):
     table = pd.DataFrame(read_by_line(home / "ml-1m"))
-    data = load("movielens-1m", seed=0, split="chronological")
+    data = load_dataset("movielens-1m", seed=0, split="chronological")
     assert [len(p.labels) for p in (data.train, data.val, data.test)] == [240, 30, 30]
     times = pd.read_csv(home / "ml-1m" / "ratings.dat", sep="::", engine="python", header=None)[3]
     order = np.argsort(times.to_numpy(), kind="stable")
@@ -194,9 +194,9 @@ def test_load_splits_by_time_and_encodes(home):
         ids = {value: values.index(value) + 1 for value in known - {None}} | {None: missing}
         expected = [ids.get(column[i], 0) for i in order]
         assert torch.cat([data.train.ids, data.val.ids, data.test.ids])[:, m].tolist() == expected
-    rare = load("movielens-1m", seed=0, min_count=10)
+    rare = load_dataset("movielens-1m", seed=0, min_count=10)
     assert sum(rare.cardinalities) < sum(data.cardinalities) and rare.name == "movielens-1m"
-    assert load("movielens-1m", seed=0).fingerprint != load("movielens-1m", seed=1).fingerprint
+    assert load_dataset("movielens-1m", seed=0).fingerprint != load_dataset("movielens-1m", seed=1).fingerprint
 
 
 def test_the_cache_is_used_and_renewed(home, monkeypatch):
@@ -274,10 +274,10 @@ def test_unknown_times_are_refused_with_the_way_out(home):
     change_line(home / "ml-1m" / "ratings.dat", 4, "1::8::5::0")
     with pytest.raises(DataError, match=re.escape('line 4: timestamp 0 (unknown), as in 1 of 300 lines: '
                                                   'leave the field out with drop_fields=("timestamp",)')):
-        load("movielens-1m", seed=0)
-    assert len(load("movielens-1m", seed=0, drop_fields=("timestamp",)).fields) == 25
+        load_dataset("movielens-1m", seed=0)
+    assert len(load_dataset("movielens-1m", seed=0, drop_fields=("timestamp",)).fields) == 25
     with pytest.raises(DataError, match="a chronological split needs all of them"):
-        load("movielens-1m", seed=0, split="chronological", drop_fields=("timestamp",))
+        load_dataset("movielens-1m", seed=0, split="chronological", drop_fields=("timestamp",))
 
 
 @pytest.mark.parametrize("arguments,message", [
@@ -292,7 +292,7 @@ def test_unknown_times_are_refused_with_the_way_out(home):
 ])
 def test_wrong_arguments_are_refused(home, arguments, message):
     with pytest.raises(DataError, match=message) as error:
-        load(seed=0, **arguments)
+        load_dataset(seed=0, **arguments)
     assert "\n" not in str(error.value)
 
 
@@ -457,14 +457,14 @@ def test_real_movielens_counts(tmp_path, monkeypatch):
     assert (frame[list(GENRES)].nunique() == 2).all() and len(GENRES) == 18
     assert round(frame.label.mean(), 3) == 0.575
     assert not frame.isna().any().any()
-    data = load("movielens-1m", seed=0, drop_fields=("timestamp",), data_dir=base)
+    data = load_dataset("movielens-1m", seed=0, drop_fields=("timestamp",), data_dir=base)
     assert len(data.fields) == 25 and len(data.train.labels) == 800_167
 
 
 def test_real_half_has_all_fields_and_times(tmp_path, monkeypatch):
     base = real("ml-1m-users-1-2999")
     monkeypatch.setenv("AUTODIM_CACHE", str(tmp_path))
-    data = load("movielens-1m-half", seed=0, split="chronological", data_dir=base)
+    data = load_dataset("movielens-1m-half", seed=0, split="chronological", data_dir=base)
     assert data.fields == MOVIELENS_FIELDS
     assert sum(len(p.labels) for p in (data.train, data.val, data.test)) == 487_650
 

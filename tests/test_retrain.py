@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 import autodim.method.retrain
 from autodim.data.batches import Part
-from autodim.data.datasets import load
+from autodim.data.datasets import load_dataset
 from autodim.method.metrics import Metrics, evaluate
 from autodim.method.models import DLRS, MLP, loss_of
 from autodim.method.retrain import TrainConfig, fit, retrain
@@ -177,7 +177,7 @@ def test_training_has_the_reference_loops_auc():
     In float64: a bias before BatchNorm has no gradient but rounding noise, which Adam blows up to full steps in
     float32 (two such loops that sum in another order differ by some 1e-4 of AUC), and which here is below its eps.
     """
-    data, dims, config = load("planted", 0), [2, 4] * 5, TrainConfig(epochs=4, patience=4, batch_size=500)
+    data, dims, config = load_dataset("planted", 0), [2, 4] * 5, TrainConfig(epochs=4, patience=4, batch_size=500)
     parts = {name: Part(part.ids, part.labels.double()) for name in ("train", "val") for part in [getattr(data, name)]}
     data = dataclasses.replace(data, **parts)
     torch.manual_seed(0)

@@ -19,19 +19,18 @@ import pytest
 import torch
 from written import NASTY, rows_of, written
 
-from autodim.app.workflow import prepare as stream
+from autodim.data import prepare as stream
 from autodim.data import read as portions
 from autodim.data.batches import DiskPart
 from autodim.data.encode import encode_table
 from autodim.data.files import DataError
-from autodim.data.split import Split, downsample_negatives, lots, scattered_split
+from autodim.data.split import Split, downsample_negatives, row_draws, scattered_split
 from autodim.data.vocabulary import vocabulary_to_dict
 from autodim.method.models import DLRS, MLP
 from autodim.data.read import Layout
 from autodim.method.retrain import TrainConfig, fit
-from autodim.data.prepare import (
-    CLICK_LOGS, CRITEO, Preparation, Rule, find_log, load_log, open_prepared, prepare_files,
-)  # fmt: skip
+from autodim.data.datasets import CLICK_LOGS, CRITEO, find_log, load_dataset
+from autodim.data.prepare import Preparation, Rule, open_prepared, prepare_files
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -189,7 +188,7 @@ def test_a_criteo_table_equals_a_loop(gzipped, tmp_path, monkeypatch):
     plan = Preparation("criteo", "label", rules, min_count=6, positive_rate=0.4, seed=seed, fractions=(0.6, 0.2, 0.2))
     data = prepare([path], Layout(columns, "\t", quoted=False), plan, tmp_path / "made")
 
-    split, stays = lots(seed, 0, n).tolist()
+    split, stays = row_draws(seed, 0, n).tolist()
     positives = sum(row[0] == "1" for row in rows)
     chance = positives * 0.6 / 0.4 / (n - positives)
     part_rows = {"train": [], "val": [], "test": []}
@@ -245,13 +244,13 @@ def test_criteo_as_published_equals_its_sample_with_commas(tmp_path):
 def test_avazu_equals_pandas(tmp_path, monkeypatch):
     path = sample("avazu/train_first8999.csv")
     monkeypatch.setenv("AUTODIM_CACHE", str(tmp_path))
-    data = load_log("avazu-sample", 2, data_dir=path.parents[1], min_count=4, progress=False)
+    data = load_dataset("avazu-sample", 2, data_dir=path.parents[1], min_count=4)
     log = CLICK_LOGS["avazu-sample"]
     frame = pd.read_csv(path, dtype=str).astype({"click": int})
     plan = Preparation("avazu-sample", "click", log.rules, min_count=4, positive_rate=0.5, seed=2)
     assert len(frame) == log.rows and len(data.fields) == 22
     assert_same(data, expected_of(frame, plan))
-    fewer = load_log("avazu-sample", 2, ("hour", "C21"), path.parents[1], min_count=4, progress=False)
+    fewer = load_dataset("avazu-sample", 2, drop_fields=("hour", "C21"), data_dir=path.parents[1], min_count=4)
     assert fewer.fields == tuple(f for f in data.fields if f not in ("hour", "C21"))
     assert fewer.test.ids[:, 0].equal(data.test.ids[:, 1])
 
@@ -262,7 +261,7 @@ def test_a_log_of_another_length_is_refused(tmp_path, monkeypatch):
     (tmp_path / "avazu").mkdir()
     (tmp_path / "avazu" / "train.csv").write_text("\n".join([",".join(columns), *[",".join("1" * 23)] * 3]))
     with pytest.raises(DataError, match=r"train.csv: 3 rows, expected 40,428,967: another file, or cut short"):
-        load_log("avazu", 0, data_dir=tmp_path, progress=False)
+        load_dataset("avazu", 0, data_dir=tmp_path)
     assert [p.suffix for p in (tmp_path / "cache").iterdir()] == [".lock"]
 
 

@@ -895,7 +895,7 @@ def test_a_state_of_other_code_device_or_data_is_not_gone_on_from(change, make_d
 
 def test_any_change_to_a_module_changes_the_key_of_the_code(tmp_path, monkeypatch):
     (tmp_path / "a.py").write_text("x = 1\n")
-    monkeypatch.setattr(runs.inspect, "getfile", lambda thing: str(tmp_path / "data" / "data.py"))
+    monkeypatch.setattr(runs_module.inspect, "getfile", lambda thing: str(tmp_path / "data" / "data.py"))
     keys = []
     for change in ("x = 1\n", "x = 2\n"):
         (tmp_path / "a.py").write_text(change)

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PLANTED', 'PLANTED_DIMS', 'PLANTED_INTERACTION', 'GENRES', 'MOVIELENS_FIELDS', 'LAYOUT', 'NUMERIC', 'Columns',
-           'CACHE_VERSION', 'MOVIELENS_URL', 'MOVIELENS_MD5', 'DATASETS', 'PlantedField', 'planted_effects',
-           'planted_logits', 'planted', 'bad_line', 'read_dat', 'entity_rows', 'movielens_columns', 'Source',
-           'read_movielens', 'save_source', 'load_source', 'cache_folder', 'data_folder', 'cached', 'download',
+           'CACHE_VERSION', 'MOVIELENS_URL', 'MOVIELENS_MD5', 'AVAZU', 'CRITEO', 'KAGGLE', 'CLICK_LOGS', 'DATASETS',
+           'PlantedField', 'planted_effects', 'planted_logits', 'planted', 'bad_line', 'read_dat', 'entity_rows',
+           'movielens_columns', 'Source', 'read_movielens', 'save_source', 'load_source', 'cached', 'download',
            'check_md5', 'unpack', 'find_movielens', 'check_drop', 'movielens_source', 'check_times', 'movielens_1m',
-           'load']
+           'ClickLog', 'find_log', 'load_click_log', 'load_dataset']
 
 # %% ../../nbs/data/08_datasets.ipynb #d0d8a351
 import csv
@@ -16,13 +16,14 @@ import hashlib
 import io
 import json
 import os
+import sys
 import tempfile
 import urllib.request
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -33,7 +34,9 @@ from tqdm import tqdm
 
 from .batches import Data
 from .encode import encode_table
-from .files import DataError, find_root
+from .files import DataError, cache_folder, data_folder
+from .prepare import Preparation, Rule, prepare_files
+from .read import Codes, Layout
 from .split import chronological_split, random_split
 
 # %% ../../nbs/data/08_datasets.ipynb #4aea6ee4
@@ -248,16 +251,6 @@ def load_source(path: Path, key: str) -> Source | None:
         return None
 
 # %% ../../nbs/data/08_datasets.ipynb #91d7d394
-def cache_folder() -> Path:
-    """Where prepared tables are kept: AUTODIM_CACHE, else .cache/autodim, from the repository's root."""
-    return find_root() / Path(os.environ.get("AUTODIM_CACHE") or ".cache/autodim").expanduser()
-
-
-def data_folder(data_dir: str | Path | None = None) -> Path:
-    """Where the data lie: `data_dir`, else AUTODIM_DATA, else data/, from the repository's root."""
-    return find_root() / Path(data_dir or os.environ.get("AUTODIM_DATA") or "data").expanduser()
-
-
 def cached(name: str, folder: Path, files: Sequence[str], read: Callable[[Path], Source]) -> Source:
     """`read(folder)`, or what it returned when these files of the folder had the same sizes and times."""
     stats = [(folder / f).stat() for f in files if (folder / f).is_file()]
@@ -407,38 +400,127 @@ def movielens_1m(
     """
     return movielens_source(drop_fields, folder, data_dir).frame
 
+# %% ../../nbs/data/08_datasets.ipynb #47917772
+class ClickLog(NamedTuple):
+    """A public click log.
+
+    Args:
+        files: names below the data directory, the first that is there is taken. layout: how they are written.
+        label: its column. rules: of the fields.
+        rows: in the whole file, as its owner published it. get: where and how.
+    """
+
+    files: tuple[str, ...]
+    layout: Layout
+    label: str
+    rules: Mapping[str, Rule]
+    rows: int
+    get: str
+
+# %% ../../nbs/data/08_datasets.ipynb #fcd758cb
+AVAZU = ("hour", "C1", "banner_pos", "site_id", "site_domain", "site_category", "app_id", "app_domain", "app_category",
+         "device_id", "device_ip", "device_model", "device_type", "device_conn_type",
+         *(f"C{k}" for k in range(14, 22)))  # fmt: skip
+CRITEO = {f"I{k}": Rule("number", "criteo") for k in range(1, 14)} | {f"C{k}": Rule() for k in range(1, 27)}
+KAGGLE = "it needs a Kaggle account: join {}, download {} and put it there"
+CLICK_LOGS = {
+    "avazu": ClickLog(("avazu/train.csv", "avazu/train.csv.gz", "avazu/train.gz"), Layout(), "click",
+                      {name: Rule() for name in AVAZU}, 40_428_967,
+                      KAGGLE.format("https://www.kaggle.com/c/avazu-ctr-prediction", "train.gz")),
+    "criteo": ClickLog(("criteo/train.txt", "criteo/train.txt.gz"), Layout(("label", *CRITEO), "\t", quoted=False),
+                       "label", CRITEO, 45_840_617,
+                       KAGGLE.format("https://www.kaggle.com/c/criteo-display-ad-challenge", "train.txt")),
+}  # fmt: skip
+CLICK_LOGS |= {
+    "avazu-sample": CLICK_LOGS["avazu"]._replace(
+        files=("avazu/train_first8999.csv",), rows=8_999,
+        get="put the header and the first 8,999 rows of train.csv there"),
+    "criteo-sample": CLICK_LOGS["criteo"]._replace(
+        files=("criteo/criteo_80k.csv",), layout=Layout(), rows=80_000,
+        get="put the first 80,000 rows of train.txt there, with commas and a header"),
+}
+
+# %% ../../nbs/data/08_datasets.ipynb #a64f6510
+def find_log(dataset: str, data_dir: str | Path | None = None) -> Path:
+    """The file of a click log below `data_folder(data_dir)`.
+
+    Raises:
+        DataError: the dataset is not known, or its file not there; the message says what to get, and where to put it.
+    """
+    if dataset not in CLICK_LOGS:
+        raise DataError(f"dataset {dataset!r} is not known: expected one of {', '.join(CLICK_LOGS)}")
+    log = CLICK_LOGS[dataset]
+    base = data_folder(data_dir)
+    found = [base / name for name in log.files if (base / name).is_file()]
+    if not found:
+        others = f" (or {', '.join(log.files[1:])})" if log.files[1:] else ""
+        raise DataError(f"{base / log.files[0]}{others} is missing: {log.get}, or set AUTODIM_DATA to its folder's "
+                        "parent")
+    return found[0]
+
+
+def load_click_log(
+    dataset: str, seed: int, drop_fields: Sequence[str], min_count: int, data_dir: str | Path | None,
+    fractions: Sequence[float],
+) -> Data:  # fmt: skip
+    """A click log as Section III-A has it, with as many negatives as positives; prepared once, in the cache.
+
+    Raises:
+        DataError: the file is missing, cannot be read whole, or has another number of rows than its owner published.
+    """
+    path, log = find_log(dataset, data_dir), CLICK_LOGS[dataset]
+    check_drop(drop_fields, tuple(log.rules))
+    rules = {name: rule for name, rule in log.rules.items() if name not in drop_fields}
+    plan = Preparation(dataset, log.label, rules, min_count=min_count, positive_rate=0.5, seed=seed,
+                       fractions=tuple(fractions))
+
+    def checked(codes: Codes) -> Preparation:
+        if codes.rows != log.rows:
+            raise DataError(f"{path}: {codes.rows:,} rows, expected {log.rows:,}: another file, or cut short")
+        return plan
+
+    settings = {**asdict(plan), "path": str(path.resolve())}
+    folder = cache_folder() / f"{dataset}-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
+    return prepare_files([path], log.layout, (log.label, *rules), checked, settings, folder,
+                         progress=sys.stderr.isatty())
+
 # %% ../../nbs/data/08_datasets.ipynb #d587643f
-# names for `load`, and the folders below the data directory; the half is that of users 1 to 2999, with all timestamps
+# names and folders below the data directory; the half is that of users 1 to 2999, with all timestamps
 DATASETS = {"planted": "", "movielens-1m": "ml-1m", "movielens-1m-half": "ml-1m-users-1-2999"}
 
 
-def load(
+def load_dataset(
     dataset: str,
     seed: int,
     split: Literal["random", "chronological"] = "random",
     drop_fields: Sequence[str] = (),
-    min_count: int = 1,
+    min_count: int | None = None,
     data_dir: str | Path | None = None,
     fractions: Sequence[float] = (0.8, 0.1, 0.1),
 ) -> Data:
-    """An encoded dataset by its name in `DATASETS`; vocabularies come from the training rows of this split.
+    """An encoded dataset by its name in `DATASETS` or `CLICK_LOGS`, with the vocabularies of its training rows.
 
     Args:
         seed: of the random split; a chronological one has no chance in it.
-        drop_fields, data_dir: see `movielens_1m`. min_count: see `fit_vocabulary`.
+        drop_fields, data_dir: see `movielens_1m`. min_count: see `fit_vocabulary`; None: 1, and 30 for click logs.
         fractions: of the rows that go to training, validation and test.
 
     Raises:
         DataError: the dataset or kind of split is not known, or its data is bad.
         ValueError: `fractions` are not three positive numbers that sum to 1.
     """
-    if dataset not in DATASETS:
-        raise DataError(f"dataset {dataset!r} is not known: expected one of {', '.join(DATASETS)}")
+    if dataset in CLICK_LOGS and split == "random":
+        return load_click_log(dataset, seed, drop_fields, min_count or 30, data_dir, fractions)
+    if dataset not in DATASETS | CLICK_LOGS:
+        known = ", ".join([*DATASETS, *CLICK_LOGS])
+        raise DataError(f"dataset {dataset!r} is not known: expected one of {known}")
     if dataset == "planted":
         check_drop(drop_fields, tuple(PLANTED))
         source = Source(planted().drop(columns=list(drop_fields)), None)
-    else:
+    elif dataset in DATASETS:
         source = movielens_source(drop_fields, DATASETS[dataset], data_dir)
+    else:
+        raise DataError(f"split {split!r} of dataset {dataset!r}: click logs are split at random")
     if split == "random":
         parts = random_split(len(source.frame), seed, fractions)
     elif split == "chronological" and source.times is not None:
@@ -447,4 +529,4 @@ def load(
     else:
         way_out = "expected 'random', or 'chronological' where rows have times"
         raise DataError(f"split {split!r} of dataset {dataset!r}: {way_out}")
-    return encode_table(source.frame, parts, name=dataset, min_count=min_count)
+    return encode_table(source.frame, parts, name=dataset, min_count=min_count or 1)

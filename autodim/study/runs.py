@@ -62,7 +62,7 @@ class Run:
         ValueError: if the method is unknown, or its settings are missing, superfluous or at odds with it.
     """
 
-    dataset: str  # a name known to `autodim.data.datasets.load`
+    dataset: str  # a name known to `autodim.data.datasets.load_dataset`
     method: str  # "Bias", "Uniform", "RaS", "Given", "SAM" or "AutoDim"
     seed: int  # split, initial weights, batches, noise
     dim: int = 0  # Uniform: the dimension (MiD and MaD are its ends)
