@@ -231,4 +231,5 @@ def profile(run: Callable[[], None]) -> pd.Series:
         for _ in range(3):
             run()
     own = pd.Series({event.key: event.self_cpu_time_total for event in record.key_averages()})
-    return (own.groupby(operation_group).sum() / own.sum()).reindex([*dict.fromkeys(OPERATION_GROUPS.values()), "other"], fill_value=0.0)
+    groups = [*dict.fromkeys(OPERATION_GROUPS.values()), "other"]
+    return (own.groupby(operation_group).sum() / own.sum()).reindex(groups, fill_value=0.0)

@@ -117,7 +117,7 @@ def begun_or_new(runs: Sequence[Run], committed: Collection[str], recorded: Coll
 def work(
     runs: Sequence[Run], store: Store, committed: Sequence[Store], execution: Execution, outcome: Connection
 ) -> None:
-    """What a worker process does: the loop over runs, on the same store. It ends when the process that began it does."""
+    """What a worker process does: the loop over runs, on the same store, unless the process that began it ends."""
     def end_with_parent() -> None:
         parent_process().join()
         os._exit(1)
@@ -200,8 +200,8 @@ def run_grid(
             run_in_workers(missing(), store, committed, execution,
                            lambda: bar.update(len(runs) - len(missing()) - bar.n))
             if missing():
-                raise RuntimeError(f"{len(missing())} of {len(runs)} runs have no row in {store.path}, since all worker "
-                                   "processes died; call again with fewer of them: each run goes on from its last epoch")
+                raise RuntimeError(f"{len(missing())} of {len(runs)} runs have no row in {store.path}: all workers died; "
+                                   "call again with fewer of them, and each run goes on from its last epoch")
         while left := missing():
             before = bar.n
             for _ in train_missing(left, finished, store, execution):

@@ -189,7 +189,8 @@ def over_uniform(choices: pd.DataFrame, uniform: pd.DataFrame, column: str = "te
 def compare_by_name(differences: pd.DataFrame) -> pd.DataFrame:
     """A `Comparison` for each name of a table with columns seed, name, difference."""
     groups = dict(list(differences.groupby("name").difference))
-    return pd.DataFrame([compare(groups[name]) for name in ordered_names(groups)], ordered_names(groups), Comparison._fields)
+    names = ordered_names(groups)
+    return pd.DataFrame([compare(groups[name]) for name in names], names, Comparison._fields)
 
 # %% ../../nbs/study/04_report.ipynb #9f0dbbb6
 def dims_table(rows: pd.DataFrame) -> pd.DataFrame:
