@@ -9,8 +9,8 @@ import torch
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from autodim.memory.budget import (
-    budget_parameters, candidate_costs, dims_within, knapsack, log_probability, padded_bytes, shadow_price, space_curve,
-    table_bytes, undominated,
+    budget_parameters, candidate_costs, dims_within, knapsack, log_probability, padded_bytes, shadow_price,
+    space_curve, table_bytes, undominated,
 )  # fmt: skip
 from autodim.method.lookup import Candidates, uniform_candidates
 from autodim.method.metrics import space
