@@ -42,7 +42,7 @@ from ..method.search import SearchConfig, SearchResult, supernet_auc
 from autodim.data.prepare import (
     Preparation, Rule, ScatteredSplit, as_kind, open_prepared, prepare_files, read_manifest, typed,
 )  # fmt: skip
-from ..study.study import environment, search_record
+from ..study.runs import environment, search_record
 from autodim.data.columns import (
     BUCKETS, MISSING, SUFFIXES, Schema, check_names, check_options, classes_from_list, encode_labels, make_schema,
     reason_by_counts, recognise, schema_from_dict, split_table, too_long,
