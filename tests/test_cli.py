@@ -354,10 +354,10 @@ def test_a_reader_that_has_had_enough_is_no_error(trained):
 
 def test_damaged_files_of_a_run_are_named_and_mended_by_the_command_that_made_them(copy, trained):
     table = trained.parent / "clicks.csv"
-    (copy / "prepared.safetensors").write_bytes(b"x" * 50)
+    (copy / "prepared.pt").write_bytes(b"x" * 50)
     for step in ("search", "train", "report", "export"):
         code, out, err = call(step, copy, "--quiet")
-        assert code == 1 and out == "" and "prepared.safetensors is missing or damaged" in err
+        assert code == 1 and out == "" and "prepared.pt is missing or damaged" in err
     assert call("prepare", table, "--label", "click", "--run", copy)[0] == 0
     assert (copy / "run.json").read_bytes() == (trained / "run.json").read_bytes()  # the settings stay
     assert call("report", copy)[0] == 0
@@ -405,7 +405,7 @@ def start(*arguments: object) -> subprocess.Popen:
 
 
 def saved(run: Path, name: str) -> bool:
-    return any(run.glob(f"state/{name}*.safetensors"))
+    return any(run.glob(f"state/{name}*.pt"))
 
 
 @pytest.mark.parametrize("end, code", [(signal.SIGKILL, -9), (signal.SIGINT, 130)])

@@ -875,7 +875,7 @@ def test_a_state_of_other_code_device_or_data_is_not_gone_on_from(change, make_d
     with monkeypatch.context() as cut, pytest.raises(Stop):
         interrupted_after(1, cut)
         run_grid([run], store, execution=QUIET)
-    (left,) = store.locks.glob("*.safetensors")
+    (left,) = store.locks.glob("*.pt")
     if change == "code":
         monkeypatch.setattr("autodim.study.runs.code_key", lambda: "of other modules")
     elif change == "device":

@@ -360,14 +360,14 @@ def test_a_search_that_was_interrupted_goes_on_as_if_it_had_not_been(saves, prep
         same_search(find(prepared, SEARCH, NETWORK, folder=tmp_path, progress=False), found)
         and len(epochs) == 3 - saves
     )
-    assert [p.name for p in tmp_path.iterdir()] == ["search.safetensors"]
+    assert [p.name for p in tmp_path.iterdir()] == ["search.pt"]
 
 
 def test_a_damaged_state_begins_anew_with_a_warning(prepared, found, tmp_path):
     find(prepared, SEARCH, NETWORK, folder=tmp_path, progress=False)
-    path = tmp_path / "search.safetensors"
+    path = tmp_path / "search.pt"
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.warns(UserWarning, match="search.safetensors is damaged .* counts as missing"):
+    with pytest.warns(UserWarning, match="search.pt is damaged .* counts as missing"):
         again = find(prepared, SEARCH, NETWORK, folder=tmp_path, progress=False)
     assert same_search(again, found)
 

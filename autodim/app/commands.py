@@ -92,12 +92,12 @@ def save_prepared(prepared: Prepared, folder: Path, key: str) -> None:
     parts = {"train": d.train, "val": d.val, "test": d.test}
     tensors = {f"{name}.{field}": t for name, part in parts.items() for field, t in part._asdict().items()}
     tensors["description"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-    FileCheckpoint(folder / "prepared.safetensors", key).save(tensors)
+    FileCheckpoint(folder / "prepared.pt", key).save(tensors)
 
 
 def load_prepared(folder: Path, key: str) -> Prepared | None:
     """Read it again; None if there is none under this key."""
-    tensors = FileCheckpoint(folder / "prepared.safetensors", key).load()
+    tensors = FileCheckpoint(folder / "prepared.pt", key).load()
     if tensors is None:
         return None
     d = json.loads(tensors["description"].numpy().tobytes())
@@ -118,7 +118,7 @@ def prepared_of(run: Mapping[str, object], folder: Path) -> Prepared:
             return open_stream(folder / "table")
     prepared = load_prepared(folder, run["key"])
     if prepared is None:
-        place = "table" if run.get("stream") else "prepared.safetensors"
+        place = "table" if run.get("stream") else "prepared.pt"
         raise DataError(f"{folder / place} is missing or damaged: give `autodim prepare` again")
     return prepared
 

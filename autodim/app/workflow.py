@@ -225,7 +225,7 @@ def prepare_stream(
 def kept(folder: str | Path | None, name: str, *settings: object) -> FileCheckpoint | None:
     """A checkpoint in the folder, under a key of the settings and of autodim's version; None without a folder."""
     key = key_of(name, __version__, *settings)
-    return None if folder is None else FileCheckpoint(Path(folder) / f"{name}.safetensors", key)
+    return None if folder is None else FileCheckpoint(Path(folder) / f"{name}.pt", key)
 
 
 def find(

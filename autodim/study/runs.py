@@ -31,7 +31,7 @@ from ..method.backbones import Network
 from ..method.baselines import bias_only, random_dims, uniform_dims
 from ..method.lookup import uniform_candidates
 from ..method.metrics import evaluate, space
-from ..training.checkpoint import Checkpoint, FileCheckpoint, Tensors, key_of
+from ..training.checkpoint import Checkpoint, FileCheckpoint, State, key_of
 from ..training.runtime import Runtime
 from ..method.retrain import TrainConfig, retrain
 from ..method.search import SearchConfig, SearchResult, search, supernet_auc
@@ -248,7 +248,7 @@ def code_key() -> str:
 
 def state_path(begun: Path, step: str) -> Path:
     """The file that keeps the state of a run's step, "search" or "train"."""
-    return begun.with_name(f"{begun.name}-{step}.safetensors")
+    return begun.with_name(f"{begun.name}-{step}.pt")
 
 
 def forget(begun: Path | None) -> None:
@@ -276,17 +276,17 @@ class TimedCheckpoint:
         """Seconds spent up to the state that was loaded, and since this object was made."""
         return self.before + time.perf_counter() - self.began
 
-    def load(self) -> Tensors | None:
+    def load(self) -> State | None:
         """The state saved last; None if there is none."""
         state = self.file.load() if self.file else None
         if state:
-            self.before = state.pop("seconds").item()
+            self.before = state.pop("seconds")
         return state
 
-    def save(self, state: Tensors) -> None:
+    def save(self, state: State) -> None:
         """Keep this state instead of the last one."""
         if self.file:
-            self.file.save(state | {"seconds": torch.tensor(self.seconds(), dtype=torch.float64)})
+            self.file.save(state | {"seconds": self.seconds()})
 
 # %% ../../nbs/study/00_runs.ipynb #b5058091
 def search_record(found: SearchResult, points: int = 60) -> dict[str, object]:
