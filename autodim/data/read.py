@@ -37,7 +37,7 @@ from .files import DataError
 BLOCK = 2 << 20  # bytes of text that Arrow parses at once; no row may be longer
 GROUP = 16  # such blocks whose rows are encoded together
 MERGED = 1 << 20  # values that are told apart at once, or as many as are known
-BINS = 16  # of a hash table of values
+BINS = 16  # that they are spread over, where there are many
 SAMPLE = 4096  # rows of a group that tell whether its values repeat
 END = "\x01end\x01"  # fills one more row at the end of a file: what comes back without it had an open quotation
 INDEX = re.compile(r"__index_level_\d+__")  # in Parquet, an index of pandas that has no name
@@ -418,33 +418,35 @@ class EncodedTable:
 class Dictionary:
     """Tells distinct texts apart, in bins by their hash: the table of a bin fits into the processor's cache.
 
-    A value's first code is the number of its bin, plus `BINS` for each value that came before it there.
+    A value's first code is the number of its bin, plus the number of bins for each value that came before it there.
     """
 
-    def __init__(self) -> None:
-        self.bins = [pa.array([], pa.large_string())] * BINS
+    def __init__(self, bins: int) -> None:
+        self.bins = [pa.array([], pa.large_string())] * bins
 
     def add(self, values: pa.Array) -> np.ndarray:
         """The first codes of values, int32 [n], of which new ones are added."""
-        of_value = (pl.Series(values).hash().to_numpy() % BINS).astype(np.uint8)
+        of_value = (pl.Series(values).hash().to_numpy() % len(self.bins)).astype(np.uint8)
         order, codes = np.argsort(of_value, kind="stable"), np.empty(len(values), np.int32)
-        ends = np.cumsum(np.bincount(of_value, minlength=BINS)).tolist()
+        ends = np.cumsum(np.bincount(of_value, minlength=len(self.bins))).tolist()
         values = values.take(pa.array(order))
         for k, (start, end) in enumerate(zip([0, *ends], ends)):
             encoded = pa.concat_arrays([self.bins[k], values.slice(start, end - start)]).dictionary_encode()
-            codes[order[start:end]] = encoded.indices.to_numpy()[len(self.bins[k]) :] * BINS + k
+            first = encoded.indices.to_numpy()[len(self.bins[k]) :]
+            codes[order[start:end]] = first * len(self.bins) + k
             self.bins[k] = encoded.dictionary
         return codes
 
     def final(self, codes: np.ndarray) -> np.ndarray:
         """The place of a value among all, bin by bin, from its first code: int32 [n]."""
         starts = np.cumsum([0, *map(len, self.bins)])[:-1].astype(np.int32)
-        return starts[codes % BINS] + codes // BINS
+        return starts[codes % len(self.bins)] + codes // len(self.bins)
 
 
 def merge_column(folder: Path, groups: Sequence[Group], c: int) -> None:
     """Bring together the values of column c of all groups; see `EncodedTable`."""
-    dictionary, counts, missing, waiting, rows = Dictionary(), np.zeros(0, np.int64), 0, [], []
+    bins = 1 if sum(group.sizes[c] for group in groups) < MERGED // BINS else BINS
+    dictionary, counts, missing, waiting, rows = Dictionary(bins), np.zeros(0, np.int64), 0, [], []
     with (folder / f"codes-{c}").open("w+b") as file:
         for group in groups:
             of_value = np.bincount(group.codes(c) + 1, minlength=group.sizes[c] + 1)
@@ -463,7 +465,7 @@ def merge_column(folder: Path, groups: Sequence[Group], c: int) -> None:
             file.seek(start)
             file.write(codes)
     values = pa.concat_arrays([*dictionary.bins, pa.nulls(1, pa.large_string())])
-    counts = [counts[k :: BINS][: len(known)] for k, known in enumerate(dictionary.bins)]
+    counts = [counts[k::bins][: len(known)] for k, known in enumerate(dictionary.bins)]
     table = pa.table({"value": values, "count": np.concatenate([*counts, [missing]])})
     with pa.OSFile(str(folder / f"values-{c}.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
