@@ -387,7 +387,7 @@ def test_every_setting_is_judged_somewhere():
     ("numerical", ["price"]), ("time", "nothing"), ("time", "click"), ("exclude", ("user", "item", "price")),
 ])
 def test_a_setting_that_does_not_fit_the_table_is_named_before_any_training(setting, value, monkeypatch):
-    monkeypatch.setattr("autodim.app.workflow.search_network", lambda *a, **k: pytest.fail("it searched"))
+    monkeypatch.setattr("autodim.app.workflow.search", lambda *a, **k: pytest.fail("it searched"))
     with pytest.raises(ValueError) as error:
         AutoDim(**SMALL | {setting: value}).fit(TABLE, label="click")
     assert "\n" not in str(error.value) and any(word in str(error.value) for word in (setting, "left out"))

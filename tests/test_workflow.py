@@ -18,10 +18,10 @@ import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
+import autodim.method.retrain
+import autodim.method.search
 from autodim.app import workflow
 from autodim.data import columns as tables
-from autodim.method.retrain import retrain
-from autodim.method.search import search
 from autodim.data.encode import encode_table
 from autodim.data.files import DataError
 from autodim.data.split import scattered_split
@@ -351,8 +351,8 @@ def test_a_search_that_was_interrupted_goes_on_as_if_it_had_not_been(saves, prep
         interrupt_after(patch, saves)
         with pytest.raises(Interrupted):
             find(prepared, SEARCH, NETWORK, folder=tmp_path, progress=False)
-    epochs, real = [], search.run_epoch
-    monkeypatch.setattr(search, "run_epoch", lambda *args: epochs.append(1) or real(*args))
+    epochs, real = [], autodim.method.search.run_epoch
+    monkeypatch.setattr(autodim.method.search, "run_epoch", lambda *args: epochs.append(1) or real(*args))
     torch.rand(3)
     assert same_search(find(prepared, SEARCH, NETWORK, folder=str(tmp_path), progress=False), found)
     assert len(epochs) == 3 - saves
@@ -409,8 +409,8 @@ def test_a_training_that_was_interrupted_goes_on_as_if_it_had_not_been(saves, pr
         interrupt_after(patch, saves)
         with pytest.raises(Interrupted):
             run(folder=tmp_path)
-    epochs, real = [], retrain.train_epoch
-    monkeypatch.setattr(retrain, "train_epoch", lambda *args: epochs.append(1) or real(*args))
+    epochs, real = [], autodim.method.retrain.train_epoch
+    monkeypatch.setattr(autodim.method.retrain, "train_epoch", lambda *args: epochs.append(1) or real(*args))
     assert same_outcome(run(folder=tmp_path), whole) and len(epochs) == len(whole.history) - saves
     assert same_outcome(run(folder=tmp_path), whole) and len(epochs) == len(whole.history) - saves
     other = run(folder=tmp_path, seed=1)
@@ -822,7 +822,6 @@ def test_streams_that_cannot_be_prepared(tmp_path):
     table().assign(click=S(np.arange(N) % 2).astype(object).where(np.arange(N) != 7, None)).to_csv(
         tmp_path / "hole.csv", index=False)
     table().to_csv(tmp_path / "semicolons.csv", index=False, sep=";")
-    table().to_csv(tmp_path / "returns.csv", index=False, lineterminator="\r")
     for files, options, message in (
         (["t.csv", "t.tsv"], {}, "expected names that all end in one of"), (["t.txt"], {}, "expected names that all end"),
         (["no.csv"], {}, "no such file"), (["t.csv"], {"label": "clack"}, "label: column 'clack' is not in the table"),
@@ -830,7 +829,6 @@ def test_streams_that_cannot_be_prepared(tmp_path):
         (["t.csv"], {"numerical": {"land": 5}}, "column 'land'"), (["same.csv"], {}, "has one class"),
         (["three.csv"], {}, "has 3 distinct values"), (["hole.csv"], {}, "row 7 (counted from 0): label 'click': missing"),
         (["semicolons.csv"], {}, "its separator seems to be a semicolon, expected a comma"),
-        (["returns.csv"], {}, "its lines end in a carriage return alone"),
     ):  # fmt: skip
         paths = [tmp_path / name for name in files]
         with pytest.raises(DataError, match=re.escape(message)):
