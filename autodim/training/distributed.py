@@ -169,7 +169,7 @@ def torchrun(device: str = "cpu", timeout: timedelta = timedelta(minutes=10)) ->
     except ProcessLost:
         raise
     except RuntimeError as error:
-        reason = str(error).split("\n")[0]
+        reason = str(error).split("\n")[0].split(". ")[0]
         raise ProcessLost(f"{name} ends ({reason}); if another one was lost, {WAY_OUT}") from error
     finally:
         signal.signal(signal.SIGTERM, after if clean else signal.SIG_IGN)  # it ends by itself, and says why
