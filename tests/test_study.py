@@ -194,7 +194,7 @@ def test_a_run_that_kills_its_process_raises_and_keeps_the_others(tmp_path):
     runs, store = tiny_grid(), Store(tmp_path / "s.csv")
     deadly = Deadly("planted", "Uniform", 0, dim=3, train=runs[0].train)
     with pytest.warns(UserWarning, match="a worker process died"), \
-         pytest.raises(RuntimeError, match="1 of 3 runs have no row in .*s.csv.*call again"):
+         pytest.raises(RuntimeError, match="1 of 3 runs have no row in .*s.csv.*Call again"):
         run_grid([*runs[:2], deadly], store, execution=Execution(workers=2, progress=False, wait=0.2))
     assert sorted(store.read().run_id) == sorted(r.run_id for r in runs[:2])
     with store.claim(deadly.run_id) as mine:

@@ -199,9 +199,9 @@ def run_grid(
         if execution.workers > 1 and not on_cluster():
             run_in_workers(missing(), store, committed, execution,
                            lambda: bar.update(len(runs) - len(missing()) - bar.n))
-            if missing():
-                raise RuntimeError(f"{len(missing())} of {len(runs)} runs have no row in {store.path}: all workers died; "
-                                   "call again with fewer of them, and each run goes on from its last epoch")
+            if left := missing():
+                raise RuntimeError(f"{len(left)} of {len(runs)} runs have no row in {store.path}: all workers died. "
+                                   "Call again with fewer of them; each run goes on from its last epoch")
         while left := missing():
             before = bar.n
             for _ in train_missing(left, finished, store, execution):
