@@ -36,10 +36,12 @@ from ..study.inference import MARGIN, Z, delong
 from ..method.lookup import uniform_candidates
 from ..method.metrics import Metrics, auc, logloss, predict, space
 from ..method.models import ALONE, DLRS, FileCheckpoint, Processes, key_of
-from ..data.read import Codes, Layout, header_of
+from ..data.read import EncodedTable, Layout, TableFiles, header_of
 from ..method.retrain import TrainConfig
 from ..method.search import SearchConfig, SearchResult, supernet_auc
-from ..data.prepare import Preparation, Rule, as_kind, open_prepared, prepare_files, read_manifest, typed
+from autodim.data.prepare import (
+    Preparation, Rule, ScatteredSplit, as_kind, open_prepared, prepare_files, read_manifest, typed,
+)  # fmt: skip
 from ..study.runs import environment, search_record
 from autodim.data.columns import (
     BUCKETS, MISSING, SUFFIXES, Schema, check_names, check_options, classes_from_list, encode_labels, make_schema,
@@ -124,26 +126,26 @@ def kind_of_values(values: pl.Series) -> str:
 
 
 def stream_rule(
-    codes: Codes, name: str, kind: str, rule: Buckets, named: bool
+    table: EncodedTable, name: str, kind: str, rule: Buckets, named: bool
 ) -> tuple[Rule, str]:
-    """What becomes of a column, and why it is left out ("": it is not), by the rules of [tables](../data/05_columns.ipynb).
+    """What becomes of a column, and why it is left out ("": it is not), by the rules of columns.
 
     Args:
         kind: of its values. rule: of the option `numerical`. named: by the option `categorical`.
     """
     if named:
         return Rule("text" if kind == "time" else kind), ""
-    values = codes.values(name)[0]
+    values = table.values(name)
     if rule is None and kind == "number" and (typed(name, values, Rule(kind)).dropna() % 1 != 0).any():
         rule = BUCKETS
-    known = codes.rows - sum(portion.missing[codes.names.index(name)] for portion in codes.portions)
-    reason = reason_by_counts(kind == "time", codes.rows, known, len(values), rule is not None)
+    known = table.rows - int(table.counts(name)[-1])
+    reason = reason_by_counts(kind == "time", table.rows, known, len(values), rule is not None)
     return Rule("number" if rule is not None else kind, rule), reason
 
 # %% ../../nbs/app/00_workflow.ipynb #cf628769
-def kind_of_column(path: Path, name: str, codes: Codes) -> str:
+def kind_of_column(path: Path, name: str, table: EncodedTable) -> str:
     """The kind of a column's values: by its type in a Parquet file, by the values themselves in text."""
-    values = codes.values(name)[0]
+    values = table.values(name)
     if path.suffix.lower() != ".parquet":
         found = kind_of_values(values)
     else:
@@ -196,24 +198,24 @@ def prepare_stream(
     check_options(label, categorical, numerical, exclude)
     wanted = tuple(name for name in columns if name not in exclude)
 
-    def plan_of(codes: Codes) -> Preparation:
-        found = codes.values(label)[0]
-        kind = kind_of_column(files[0], label, codes)
+    def plan_of(table: EncodedTable) -> Preparation:
+        found = table.values(label)
+        kind = kind_of_column(files[0], label, table)
         numbers, classes = encode_labels(typed(label, found, Rule("text" if kind == "time" else kind)).iloc[:-1])
         texts = [tuple(found.filter(numbers == k)) for k in (0, 1)]  # 1 and 1.0 are one class
         rules = {}
         for name in wanted:
             if name != label:
-                kind = kind_of_column(files[0], name, codes)
-                rules[name] = stream_rule(codes, name, kind, numerical.get(name), name in categorical)
+                kind = kind_of_column(files[0], name, table)
+                rules[name] = stream_rule(table, name, kind, numerical.get(name), name in categorical)
         schema = make_schema(label, {name: (rule.buckets, reason) for name, (rule, reason) in rules.items()}, exclude)
         about = {"schema": asdict(schema), "classes": classes.tolist()}
         return Preparation(
             files[0].name, label, {name: rules[name][0] for name in schema.fields}, tuple(texts), min_count,
-            None, seed, (1 - validation - test, validation, test), about)  # fmt: skip
+            ScatteredSplit(seed, (1 - validation - test, validation, test)), about)  # fmt: skip
 
     settings = [label, list(categorical), numerical, list(exclude), validation, test, min_count, seed]
-    prepare_files(files, layout, wanted, plan_of, settings, folder, workers, progress)
+    prepare_files(TableFiles(tuple(files), layout, wanted), plan_of, settings, folder, workers, progress)
     return open_stream(folder)
 
 # %% ../../nbs/app/00_workflow.ipynb #28baf4e5

@@ -65,7 +65,7 @@ def check_head(path: Path, separator: str) -> int:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} row 1, the header: {header[error.start:error.end]!r} is not UTF-8 text; "
                         "write the file anew in that encoding") from None
-    check_separator(path, header, separator)
+    check_separator(path, header.decode(), separator)
     lines = io.StringIO(head.decode(errors="replace").lstrip("\r\n"), newline="")
     try:
         return len(next(csv.reader(lines, delimiter=separator)))
