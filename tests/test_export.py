@@ -8,7 +8,6 @@ import logging
 import math
 import subprocess
 import warnings
-from functools import partial
 
 import numpy as np
 import onnx
@@ -27,7 +26,8 @@ from autodim.app.export import (
     table_weights, torchrec_tables, write_deepctr, write_fuxictr, write_onnx, write_torchrec, write_vocabularies,
 )  # fmt: skip
 from autodim.method.lookup import FieldEmbedding
-from autodim.method.models import DLRS, MLP
+from autodim.method.backbones import Network
+from autodim.method.models import DLRS
 
 FIELDS = ("userId", "shop.type", "type", "Zip code", "ü", "shop_type")
 SIZES, DIMS = (7, 11, 5, 9, 4, 3), (2, 4, 8, 6, 2, 12)
@@ -41,7 +41,9 @@ def make_vocabularies(fields=FIELDS, sizes=SIZES):
 def make_model(sizes=SIZES, dims=DIMS, seed=0, hidden=(16, 8)) -> DLRS:
     """A model with large embeddings and BatchNorm statistics that are not the initial ones."""
     torch.manual_seed(seed)
-    model = DLRS(sizes, dims, partial(MLP, hidden=hidden), std=1.0)
+    model = DLRS(sizes, dims, Network(hidden=hidden))
+    for table in model.embedding.tables:
+        torch.nn.init.normal_(table.weight)
     for _ in range(3):
         model(make_ids(64, sizes, seed))
     return model.eval()

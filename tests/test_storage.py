@@ -10,7 +10,6 @@ import subprocess
 import threading
 import warnings
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,8 @@ from autodim.app import storage
 from autodim.method.backbones import Network
 from autodim.data.files import DataError
 from autodim.data.vocabulary import Vocabulary, fit_vocabulary
-from autodim.method.models import DLRS, MLP, FileCheckpoint, key_of
+from autodim.method.models import DLRS
+from autodim.training.checkpoint import FileCheckpoint, key_of
 from autodim.app.storage import FORMAT, Trained, load_trained, save_trained
 from autodim.data.columns import Schema, encode_rows
 
@@ -42,7 +42,7 @@ def small_model(seed: int = 0, record: dict | None = None) -> Trained:
     vocabularies = tuple(fit_vocabulary(FRAME[name], 1, 2 if name == "price" else None) for name in FRAME)
     dims = {v.name: d for v, d in zip(vocabularies, (2, 4, 2, 3, 1))}
     torch.manual_seed(seed)
-    model = DLRS([v.cardinality for v in vocabularies], list(dims.values()), partial(MLP, hidden=(5, 3), dropout=0.25))
+    model = DLRS([v.cardinality for v in vocabularies], list(dims.values()), Network("MLP", (5, 3), 0.25))
     model.train()(encode_rows(FRAME, vocabularies))  # moves BatchNorm's statistics
     schema = Schema("click", tuple(FRAME), {"price": 2}, {"row": "an id", "when": "a time"})
     return Trained(
@@ -91,7 +91,7 @@ def test_a_key_changes_with_each_setting_and_with_nothing_else():
 
 
 def test_a_key_is_the_same_in_another_process():
-    code = "from autodim.method.models import key_of; print(key_of('search', {'b': 1, 'a': (2, None)}, 0.5))"
+    code = "from autodim.training.checkpoint import key_of; print(key_of('search', {'b': 1, 'a': (2, None)}, 0.5))"
     found = {
         subprocess.run(
             [os.sys.executable, "-c", code],

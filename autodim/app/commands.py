@@ -23,14 +23,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..method.backbones import FFM
 from ..data.batches import Data, Part
 from ..data.files import DataError, write_bytes
 from ..data.vocabulary import vocabulary_from_dict, vocabulary_to_dict
 from .estimator import AutoDim, load, network_of, prepare_step, search_step, train_step
 from .export import write_deepctr, write_fuxictr, write_onnx, write_torchrec, write_vocabularies
 from ..method.metrics import space
-from ..method.models import FileCheckpoint, ProcessLost, key_of
+from ..training.checkpoint import FileCheckpoint, key_of
+from ..training.distributed import ProcessLost
 from .page import summary
 from .settings import FORMATS, check_settings, given, settings_from_dict, settings_to_dict
 from ..training.distributed import torchrun
@@ -347,14 +347,15 @@ def report_command(options: argparse.Namespace) -> Answer:
 
 
 def export_command(options: argparse.Namespace) -> Answer:
-    """Write files that other libraries load: ONNX, TorchRec, FuxiCTR, DeepCTR-Torch; of an FFM ONNX alone."""
+    """Write files that other libraries load; of a model with several tables a field ONNX alone."""
     folder = Path(options.run)
     to, model = Path(options.to or folder / "export"), trained_of(folder)
     dims, vocabularies = model.dims_, model.vocabularies_
-    one_table = not isinstance(model.model_.backbone, FFM)  # a field, as the libraries have it
+    one_table = model.model_.embedding.tables_per_field == 1  # a field, as the libraries have it
     formats = options.format or (FORMATS if one_table else ("onnx",))
     if not one_table and set(formats) != {"onnx"}:
-        raise ValueError("FFM has M - 1 tables a field, and these libraries describe one: autodim export --format onnx")
+        raise ValueError("the model has several tables a field, and these libraries describe one: "
+                         "autodim export --format onnx")
     write_vocabularies(vocabularies, to / "vocabularies.json")
     files = [to / "vocabularies.json"]
     for name in formats:

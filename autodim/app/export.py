@@ -23,7 +23,6 @@ import safetensors.torch
 import torch
 import torch.nn as nn
 
-from ..method.backbones import FFM, table_dims
 from ..data.files import DataError, write_bytes
 from ..data.vocabulary import Vocabulary, vocabulary_from_dict, vocabulary_to_dict
 from ..method.lookup import FieldEmbedding, block_starts
@@ -89,8 +88,8 @@ def table_weights(embedding: FieldEmbedding, tables: Sequence[Table]) -> list[to
         ValueError: the model's tables have other shapes than `tables` say.
     """
     widths, rows = [t.dim for t in tables], [t.rows for t in tables]
-    if list(embedding.widths) != widths:
-        raise ValueError(f"the model's dimensions are {list(embedding.widths)}, those to be exported {widths}")
+    if list(embedding.dims) != widths:
+        raise ValueError(f"the model's dimensions are {list(embedding.dims)}, those to be exported {widths}")
     weights: dict[int, torch.Tensor] = {}
     for stacked in embedding.tables:
         fields = stacked.fields.tolist()
@@ -133,12 +132,14 @@ def write_torchrec(
     The weights are a state dict of an `EmbeddingBagCollection`: `embedding_bags.t_<field>.weight`, [rows, dim].
 
     Raises:
-        ValueError: dims, vocabularies and model do not belong together, or it is an FFM; nothing is written then.
+        ValueError: dims, vocabularies and model do not belong together, or a field has several tables; then nothing is
+            written.
         DataError: a file cannot be written.
     """
     path, tables = Path(path), embedding_tables(dims, vocabularies)
-    if model is not None and isinstance(model.backbone, FFM):
-        raise ValueError("FFM has M - 1 tables a field, and TorchRec's file describes one: export ONNX")
+    if model is not None and model.embedding.tables_per_field > 1:
+        raise ValueError(f"the model has {model.embedding.tables_per_field} tables a field, and TorchRec's file "
+                         "describes one: export ONNX")
     weights = [] if model is None else table_weights(model.embedding, tables)
     entries = torchrec_tables(dims, vocabularies)
     if model is not None:
@@ -253,7 +254,7 @@ def write_onnx(model: DLRS, fields: Sequence[str], path: str | Path) -> None:
     """
     if not (importlib.util.find_spec("onnx") and importlib.util.find_spec("onnxscript")):
         raise ImportError("the export to ONNX needs two more packages: pip install onnx onnxscript")
-    dims = table_dims(model)
+    dims = list(model.dims)
     if len(fields) != len(dims) or len(set(fields)) < len(fields):
         raise ValueError(f"the model has {len(dims)} fields, expected as many different names, not {list(fields)}")
     size = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))

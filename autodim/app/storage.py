@@ -19,7 +19,7 @@ import safetensors.torch
 from filelock import FileLock
 
 from .. import __version__
-from ..method.backbones import Network, make_model
+from ..method.backbones import Network
 from ..data.files import DataError, write_bytes
 from ..data.vocabulary import Vocabulary, vocabulary_from_dict, vocabulary_to_dict
 from ..method.models import DLRS
@@ -145,8 +145,10 @@ def trained_from(description: Mapping[str, object], weights: bytes) -> Trained:
     d = description
     vocabularies = tuple(vocabulary_from_dict(record) for record in d["vocabularies"])
     widths = [d["dims"][vocabulary.name] for vocabulary in vocabularies]
-    network = Network(**(d["network"] | {"hidden": tuple(d["network"]["hidden"])}))
-    model = make_model([v.cardinality for v in vocabularies], widths, network)
+    names = {"equal": "alignment", "least": "min_dim", "scaled": "learned_scale"}  # of models saved by older versions
+    settings = {names.get(name, name): value for name, value in d["network"].items()}
+    network = Network(**settings | {"hidden": tuple(settings["hidden"])})
+    model = DLRS([v.cardinality for v in vocabularies], widths, network)
     model.load_state_dict(safetensors.torch.load(weights))
     schema, classes = schema_from_dict(d["schema"]), classes_from_list(d["classes"])
     return Trained(schema, vocabularies, classes, d["dims"], model.eval(), network, d["record"])

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Prepared', 'prepare', 'kind_of_values', 'stream_rule', 'kind_of_column', 'open_stream', 'prepare_stream', 'kept',
-           'find', 'table_rows', 'choose', 'Outcome', 'train', 'rivals', 'Difference', 'in_words', 'spread',
-           'differences', 'auc_space_curve', 'field_records', 'outcome_record', 'make_record']
+           'find', 'choose', 'Outcome', 'train', 'rivals', 'Difference', 'in_words', 'spread', 'differences',
+           'auc_space_curve', 'field_records', 'outcome_record', 'make_record']
 
 # %% ../../nbs/app/00_workflow.ipynb #0d8d1853
 import io
@@ -25,7 +25,7 @@ import pyarrow.parquet as pa_parquet
 import torch
 
 from .. import __version__
-from ..method.backbones import Network, retrain_network, search_network
+from ..method.backbones import Network
 from ..method.baselines import uniform_dims
 from ..memory.budget import budget_parameters, dims_within, padded_bytes, space_curve
 from ..data.batches import Data
@@ -35,10 +35,13 @@ from ..data.vocabulary import Buckets, vocabulary_to_dict
 from ..study.inference import MARGIN, Z, delong
 from ..method.lookup import uniform_candidates
 from ..method.metrics import Metrics, auc, logloss, predict, space
-from ..method.models import ALONE, DLRS, FileCheckpoint, Processes, key_of
+from ..method.models import DLRS
+from ..training.checkpoint import FileCheckpoint, key_of
+from ..training.distributed import Processes
+from ..training.runtime import Runtime
 from ..data.read import EncodedTable, Layout, TableFiles, header_of
-from ..method.retrain import TrainConfig
-from ..method.search import SearchConfig, SearchResult, supernet_auc
+from ..method.retrain import TrainConfig, retrain
+from ..method.search import SearchConfig, SearchResult, search, supernet_auc
 from autodim.data.prepare import (
     Preparation, Rule, ScatteredSplit, as_kind, open_prepared, prepare_files, read_manifest, typed,
 )  # fmt: skip
@@ -227,18 +230,14 @@ def kept(folder: str | Path | None, name: str, *settings: object) -> FileCheckpo
 
 def find(
     prepared: Prepared, config: SearchConfig, network: Network = Network(), seed: int = 0,
-    folder: str | Path | None = None, progress: bool = True, processes: Processes = ALONE,
+    folder: str | Path | None = None, progress: bool = True, processes: Processes = Processes(),
 ) -> SearchResult:  # fmt: skip
     """Search the dimensions; in a folder, gone on from where it was interrupted; with other processes, if there are."""
     checkpoint = kept(folder, "search", prepared.data.fingerprint, asdict(config), asdict(network), seed)
-    return search_network(prepared.data, config, seed, network, progress, checkpoint, processes)
+    device = str(prepared.data.train.ids.device)
+    return search(prepared.data, config, network, Runtime(seed, device, progress, checkpoint, processes))
 
 # %% ../../nbs/app/00_workflow.ipynb #ab4117e5
-def table_rows(data: Data, network: Network) -> list[int]:
-    """Rows of all tables of each field [M]: its cardinality, M - 1 times with FFM."""
-    return [v * network.tables(len(data.fields)) for v in data.cardinalities]
-
-
 def choose(
     prepared: Prepared, alpha: torch.Tensor, dims: Sequence[int], max_space: float | None = None,
     max_bytes: int | None = None, multiple: int = 1, network: Network = Network(),
@@ -252,7 +251,7 @@ def choose(
     data, candidates = prepared.data, uniform_candidates(len(prepared.data.fields), dims)
     if max_space is None and max_bytes is None:
         max_space = 1.0
-    rows = table_rows(data, network)
+    rows = network.table_rows(data.cardinalities)
     budget = budget_parameters(rows, dims[-1], max_space, max_bytes, multiple)
     return dims_within(alpha, candidates, data.fields, rows, budget, multiple)
 
@@ -287,17 +286,18 @@ class Outcome:
 def train(
     prepared: Prepared, name: str, dims: Mapping[str, int], d_max: int, config: TrainConfig = TrainConfig(),
     network: Network = Network(), multiple: int = 1, seed: int = 0, folder: str | Path | None = None,
-    progress: bool = True, processes: Processes = ALONE,
+    progress: bool = True, processes: Processes = Processes(),
 ) -> Outcome:  # fmt: skip
     """Train a choice of dimensions (Algorithm 2), and read the test rows once; in a folder, it can be resumed."""
     data, widths = prepared.data, [dims[field] for field in prepared.data.fields]
     file = "train-" + "-".join(map(str, widths if len(set(widths)) > 1 else widths[:1]))
     file = file if len(file) < 60 else "train-" + key_of(widths)
     checkpoint = kept(folder, file, data.fingerprint, asdict(config), asdict(network), widths, seed)
-    fitted = retrain_network(data, widths, config, seed, network, progress, checkpoint, processes)
+    runtime = Runtime(seed, str(data.train.ids.device), progress, checkpoint, processes)
+    fitted = retrain(data, widths, config, network, runtime)
     scores = predict(fitted.model, data.test)
     test = Metrics(auc(scores, data.test.labels), logloss(scores, data.test.labels))
-    rows = table_rows(data, network)
+    rows = network.table_rows(data.cardinalities)
     parameters = sum(d * v for d, v in zip(widths, rows))
     return Outcome(name, dict(zip(data.fields, widths)), space(widths, data.cardinalities, d_max), parameters,
                    padded_bytes(widths, rows, multiple), fitted.val, test, fitted.best_epoch,
@@ -375,7 +375,8 @@ def auc_space_curve(
 ) -> pd.DataFrame:
     """The most probable assignments at a range of budgets (see `space_curve`), with `search_auc` on validation rows."""
     data, candidates = prepared.data, uniform_candidates(len(prepared.data.fields), dims)
-    curve = space_curve(found.alpha, candidates, data.fields, table_rows(data, network), multiple=multiple)
+    rows = network.table_rows(data.cardinalities)
+    curve = space_curve(found.alpha, candidates, data.fields, rows, multiple=multiple)
     aucs = [supernet_auc(found.model, data.val, [chosen[field] for field in data.fields]) for chosen in curve.dims]
     return curve.assign(search_auc=aucs)
 
@@ -385,7 +386,7 @@ def field_records(
 ) -> list[dict]:
     """For each field its kind, rows of its table, dimension, parameters, bytes with padding, and α [N]."""
     records = []
-    rows = table_rows(prepared.data, network)
+    rows = network.table_rows(prepared.data.cardinalities)
     for vocabulary, v, weights in zip(prepared.data.vocabularies, rows, alpha.tolist()):
         name = vocabulary.name
         records.append({"name": name, "kind": "numerical" if name in prepared.schema.buckets else "categorical",
