@@ -30,6 +30,7 @@ from tqdm import tqdm
 from ..data.datasets import load_dataset
 from .runs import Run, forget, run_one
 from .store import Store
+from ..training.runtime import Runtime
 
 # %% ../../nbs/study/02_grid.ipynb #b4c1785a
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def train_run(run: Run, execution: Execution, begun: Path | None) -> dict[str, o
     """Load the data of a run and carry it out, or go on with what is begun of it; the row to record."""
     with ONE_RUN, compute_threads(execution.threads):
         data = load_once(run.dataset, run.seed, run.split, run.drop_fields, data_dir=execution.data_dir)
-        return run_one(run, data.to(execution.device), execution.device, execution.progress, begun)
+        return run_one(run, data, Runtime(device=execution.device, progress=execution.progress), begun)
 
 # %% ../../nbs/study/02_grid.ipynb #7cb0060f
 def check_fingerprints(rows: pd.DataFrame) -> None:
