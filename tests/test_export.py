@@ -21,8 +21,9 @@ from test_data import COLUMNS, encode_elsewhere
 
 from autodim.data.files import DataError
 from autodim.data.vocabulary import Vocabulary, fit_vocabulary
+from autodim.app.export import json_lines
 from autodim.app.export import (
-    deepctr_features, embedding_tables, fuxictr_feature_map, fuxictr_specs, lines_of, module_names, read_vocabularies,
+    deepctr_features, embedding_tables, fuxictr_feature_map, fuxictr_specs, module_names, read_vocabularies,
     table_weights, torchrec_tables, write_deepctr, write_fuxictr, write_onnx, write_torchrec, write_vocabularies,
 )  # fmt: skip
 from autodim.method.lookup import FieldEmbedding
@@ -193,7 +194,7 @@ def test_two_vocabularies_of_a_field_are_refused(tmp_path):
 
 def test_integers_of_numpy_become_json():
     entries = deepctr_features({"a": np.int64(4)}, make_vocabularies("a"))
-    assert json.loads(lines_of(entries))[0]["embedding_dim"] == 4
+    assert json.loads(json_lines(entries))[0]["embedding_dim"] == 4
 
 
 def test_tables_keep_the_order_of_the_vocabularies():
