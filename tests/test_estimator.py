@@ -492,7 +492,7 @@ def test_collections_of_columns_of_any_kind_can_be_saved(tmp_path):
 
 @pytest.mark.parametrize("option", [{"max_space": 0.2}, {"max_bytes": 40}])
 def test_a_budget_that_nothing_fits_is_refused_before_the_search(option, monkeypatch):
-    monkeypatch.setattr("autodim.app.estimator.find", lambda *_: pytest.fail("it searched"))
+    monkeypatch.setattr("autodim.app.estimator.search_dims", lambda *_: pytest.fail("it searched"))
     with pytest.raises(ValueError, match="a budget of .* is too small"):
         AutoDim(**SMALL, **option).fit(TABLE, label="click")
 

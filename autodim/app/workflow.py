@@ -252,7 +252,7 @@ def train_dims(
     prepared: Prepared, dims: Mapping[str, int], d_max: int, config: TrainConfig = TrainConfig(),
     network: Network = Network(), runtime: Runtime = Runtime(), folder: str | Path | None = None,
 ) -> Choice:  # fmt: skip
-    """Train and score a choice of dimensions (`train_choice`); in a folder, where each has its file, it can be resumed."""
+    """Train and score a choice of dimensions by `train_choice`; with a folder, where each has a file, it goes on."""
     data, widths = prepared.data, [dims[field] for field in prepared.data.fields]
     file = "train-" + "-".join(map(str, widths if len(set(widths)) > 1 else widths[:1]))
     file = file if len(file) < 60 else "train-" + key_of(widths)
