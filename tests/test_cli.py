@@ -19,9 +19,11 @@ import pandas as pd
 import pytest
 import torch
 
-from autodim.app import cli
-from autodim.app.cli import FORMATS, main, make_parser, names, rules, size
+from autodim.app import commands
+from autodim.app.cli import main, make_parser
+from autodim.app.commands import COMMANDS
 from autodim.app.estimator import load
+from autodim.app.settings import FORMATS, read_buckets, read_bytes, read_counts, read_names
 from autodim.data.columns import encode_rows
 
 SEARCH = ["--dims", "2,4,8", "--epochs", "2", "--hidden", "8", "--batch-size", "50", "--f", "2", "--quiet"]
@@ -82,7 +84,7 @@ def test_help_says_what_each_option_is_for(command):
 
 
 @pytest.mark.parametrize("arguments", [[], ["dance"], ["prepare"], ["prepare", "x.csv"], ["search", "--dims", "a,b"],
-                                       ["search", "--variant", "9"], ["train", "--max-bytes", "much"],
+                                       ["search", "--variant", "one"], ["train", "--max-bytes", "much"],
                                        ["train", "--max-bytes", "infMB"],
                                        ["prepare", "x.csv", "--label", "y", "--numerical", "price"],
                                        ["export", "--format", "pickle"]])
@@ -92,9 +94,25 @@ def test_what_is_not_understood_has_exit_code_2(arguments):
 
 
 def test_readings():
-    assert names(" a, b ,") == ("a", "b") and rules("a:b:3") == {"a:b": 3}
-    assert names('"a,b", c') == ("a,b", "c") and rules('"a,b":3') == {"a,b": 3} and names("") == ()
-    assert [size(x) for x in ("64MB", "1.5GB", "2kB", "7")] == [64 * 10**6, 1_500_000_000, 2000, 7]
+    assert read_names(" a, b ,") == ("a", "b") and read_buckets("a:b:3") == {"a:b": 3} and read_counts("4, 8") == (4, 8)
+    assert read_names('"a,b", c') == ("a,b", "c") and read_buckets('"a,b":3') == {"a,b": 3} and read_names("") == ()
+    assert [read_bytes(x) for x in ("64MB", "1.5GB", "2kB", "7")] == [64 * 10**6, 1_500_000_000, 2000, 7]
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_imports_nothing_that_takes_its_time(command):
+    code = ("import sys; from autodim.app.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+            "print({'torch', 'pandas', 'sklearn', 'matplotlib', 'scipy', 'numpy'} & {*sys.modules}, file=sys.stderr)")
+    arguments = [*([command] if command else []), "--help"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.stderr == "set()\n" and "usage: autodim" in done.stdout
+
+
+def test_each_setting_has_a_flag_or_is_the_run_s():
+    parser = make_parser()
+    sub = next(a for a in parser._actions if hasattr(a, "choices") and a.choices)
+    flagged = {action.dest for command in sub.choices.values() for action in command._actions}
+    assert {*commands.AutoDim().get_params()} - flagged == {"folder", "progress"}
 
 
 # ---------------------------------------------------------------- json, text, errors
@@ -128,7 +146,7 @@ WRONG = [
     ("search", "--dims", "4,2", "dims=(4, 2)"), ("search", "--dims", ",", "dims=()"), ("search", "--lr", "-1", "lr=-1.0"),
     ("search", "--hidden", "0", "hidden=(0,)"), ("search", "--dropout", "2", "dropout=2.0"), ("search", "--f", "0", "f=0"),
     ("search", "--epochs", "0", "search_epochs=0"), ("search", "--batch-size", "0", "batch_size=0"),
-    ("search", "--pad-to", "0", "pad_to=0"), ("search", "--device", "abacus", "device='abacus'"),
+    ("search", "--pad-to", "0", "pad_to=0"), ("search", "--variant", "9", "variant=9"), ("search", "--device", "abacus", "device='abacus'"),
     ("train", "--max-space", "3", "max_space=3.0"), ("train", "--max-bytes", "0", "max_bytes=0"),
     ("train", "--epochs", "0", "epochs=0"), ("train", "--patience", "0", "patience=0"), ("train", "--pad-to", "0", "pad_to=0"),
     ("train", "--max-space", "0.001", "too small"), ("train", "--max-bytes", "8", "too small"),
@@ -183,7 +201,7 @@ def test_notes_go_to_stderr_and_counts_are_hinted_at(tmp_path):
     assert code == 0 and err.splitlines() == [
         "autodim: note: left out: 'row' (a value of its own in every row, an id). Name a column in `categorical` to keep it"]
     hint = next(line for line in out.splitlines() if line.startswith("Whole numbers"))
-    assert hint.endswith("--numerical views:20,visits:20") and rules(hint.split()[-1]) == {"views": 20, "visits": 20}
+    assert hint.endswith("--numerical views:20,visits:20") and read_buckets(hint.split()[-1]) == {"views": 20, "visits": 20}
     quiet = call("prepare", tmp_path / "t.csv", "--label", "click", "--run", tmp_path / "r", "--numerical",
                  "views:20,visits:20")
     assert quiet[0] == 0 and "Whole numbers" not in quiet[1] and "numerical" in quiet[1]
@@ -201,7 +219,7 @@ def test_files_of_a_run(trained):
 def test_a_step_given_again_changes_nothing(trained, monkeypatch):
     before = files(trained)
     for epoch in ("search.run_epoch", "retrain.train_epoch", "models.FileCheckpoint.save"):
-        monkeypatch.setattr(f"autodim.{epoch}", lambda *_: pytest.fail("an epoch was done again"))
+        monkeypatch.setattr(f"autodim.method.{epoch}", lambda *_: pytest.fail("an epoch was done again"))
     table = trained.parent / "clicks.csv"
     outputs = [call("prepare", table, "--label", "click", "--run", trained), call("search", trained, "--quiet"),
                call("train", trained, "--quiet")]
@@ -217,7 +235,7 @@ def test_the_budget_that_search_suggests_can_be_kept(copy):
         code, out, _ = call("train", copy, option, value, *TRAIN, "--json", "--no-rivals")
         chosen = json.loads(out)["outcomes"][0]
         assert code == 0 and chosen["space"] < 1
-        assert chosen["space"] <= float(value) if option == "--max-space" else chosen["bytes"] <= size(value)
+        assert chosen["space"] <= float(value) if option == "--max-space" else chosen["bytes"] <= read_bytes(value)
 
 
 def test_exports_are_those_of_the_model(trained, tmp_path):
@@ -264,7 +282,7 @@ def test_dims_by_hand(copy, tmp_path, monkeypatch):
     own.write_text(json.dumps(OWN))
     code, out, _ = call("train", copy, "--dims-file", own, *TRAIN, "--json", "--no-rivals")
     assert code == 0 and json.loads(out)["dims"] == load(copy / "model").dims_ == OWN
-    monkeypatch.setattr(cli, "search_step", lambda *_: pytest.fail("it searched before it read the file"))
+    monkeypatch.setattr(commands, "search_step", lambda *_: pytest.fail("it searched before it read the file"))
     for content, expected in NOT_DIMS.items():
         own.write_bytes(content.encode(errors="surrogateescape"))
         code, out, err = call("train", copy, "--dims-file", own, *TRAIN)
@@ -355,7 +373,7 @@ def test_damaged_files_of_a_run_are_named_and_mended_by_the_command_that_made_th
 def test_an_interruption_is_json_too(trained, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
-    monkeypatch.setattr(cli, "search_step", interrupted)
+    monkeypatch.setattr(commands, "search_step", interrupted)
     code, out, err = call("search", trained, "--json", "--quiet")
     assert code == 130 and "interrupted" in json.loads(out)["error"] and "goes on" in err and len(err.splitlines()) == 1
 
@@ -422,11 +440,11 @@ def test_two_at_once_leave_one_whole_run(tmp_path, monkeypatch):
         saved_first(*arguments)
         order.append(arguments[2])
         time.sleep(0.2 if len(order) == 1 else 0)
-    saved_first, order, run = cli.save_prepared, [], tmp_path / "run"
-    monkeypatch.setattr(cli, "save_prepared", slowly)
+    saved_first, order, run = commands.save_prepared, [], tmp_path / "run"
+    monkeypatch.setattr(commands, "save_prepared", slowly)
     tables = [write_clicks(tmp_path / f"t{i}.csv", 300 + 100 * i, seed=i) for i in range(3)]
     options = [make_parser().parse_args(["prepare", str(table), "--label", "click", "--run", str(run)]) for table in tables]
-    threads = [threading.Thread(target=each.act, args=[each]) for each in options]
+    threads = [threading.Thread(target=COMMANDS["prepare"], args=[each]) for each in options]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,6 +1,9 @@
 """The estimator: scikit-learn's own checks, predictions by a NumPy forward pass, budgets by sums, resumption to the bit."""
+import inspect
 import math
 import pickle
+import subprocess
+import sys
 import warnings
 from html.parser import HTMLParser
 
@@ -17,7 +20,8 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from autodim.data.files import DataError
-from autodim.app.estimator import AutoDim, Settings, cooling, fitting_batch, load
+from autodim.app.estimator import AutoDim, cooling, fitting_batch, load
+from autodim.app.settings import SETTINGS, Settings, settings_table
 from autodim.method.models import FileCheckpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:left out")
@@ -436,9 +440,22 @@ def test_columns_left_out_are_said_in_one_warning():
         "Name a column in `categorical` to keep it"]
 
 
-def test_settings_of_the_documentation_are_those_of_the_constructor():
-    documented = Settings.__doc__
-    assert all(name in documented for name in AutoDim().get_params())
+def test_settings_are_declared_once():
+    """Signature, documentation and table have every setting, with plain types and the same defaults."""
+    parameters = inspect.signature(AutoDim).parameters
+    assert list(parameters) == list(SETTINGS) and set(SETTINGS) == set(AutoDim().get_params())
+    for name, parameter in parameters.items():
+        assert parameter.default == getattr(Settings(), name) and "Annotated" not in str(parameter)
+        assert f"        {name}: " in AutoDim.__doc__ and f"| `{name}` | `{parameter.default!r}` |" in settings_table()
+
+
+def test_public_names_are_there_when_they_are_used_and_not_before():
+    code = ("import sys, autodim; assert 'torch' not in sys.modules\n"
+            "from autodim import AutoDim, load, prepare, search, retrain, SearchConfig, TrainConfig\n"
+            "assert set(autodim.__all__) <= set(dir(autodim)); assert AutoDim.__module__ == 'autodim.app.estimator'\n"
+            "try: autodim.serach\nexcept AttributeError as error: print(error)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr == "" and "no attribute 'serach'; public are AutoDim, load" in done.stdout
 
 
 # ---------------------------------------------------------------- what a user gets wrong
