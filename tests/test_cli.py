@@ -24,7 +24,7 @@ from autodim.app.cli import main, make_parser
 from autodim.app.commands import COMMANDS
 from autodim.app.estimator import load
 from autodim.app.settings import FORMATS, read_buckets, read_bytes, read_counts, read_names
-from autodim.data.columns import encode_rows
+from autodim.data.table import encode_rows
 
 SEARCH = ["--dims", "2,4,8", "--epochs", "2", "--hidden", "8", "--batch-size", "50", "--f", "2", "--quiet"]
 TRAIN = ["--epochs", "3", "--quiet"]

@@ -22,13 +22,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from autodim.data import columns as tables
 from autodim.data.files import DataError, write_bytes
 from autodim.data.vocabulary import Vocabulary, fit_vocabulary, vocabulary_from_dict, vocabulary_to_dict
 from autodim.data.read import Layout, header_of
 from autodim.data.columns import (
-    encode_labels, encode_rows, read_table, recognise, split_table, stand_for, stratified_split, why_left_out,
+    MISSING, ColumnOptions, encode_labels, facts_of_column, judge, kind_of, recognise_frame, time_ranks,
 )  # fmt: skip
+from autodim.data.split import Split, SplitOptions, parts_of_rows, rows_of
+from autodim.data.table import encode_rows, prepare, read_table, stand_for
 
 GOOD = b"user,land,price,click\n7,NA,1.5,1\n8,,2.5,0\n9,DE,3.5,1\n"
 is_root = hasattr(os, "geteuid") and os.geteuid() == 0
@@ -38,6 +39,17 @@ def written(folder: Path, name: str, content: bytes) -> Path:
     path = folder / name
     path.write_bytes(content)
     return path
+
+
+def recognise(frame: pd.DataFrame, label: str, categorical=(), numerical=None, exclude=()):
+    """The schema of a frame."""
+    return recognise_frame(frame, label, ColumnOptions(categorical, numerical, exclude))[0]
+
+
+def split_table(labels, times: pd.Series | None = None, validation=0.1, test=0.1, seed=0) -> Split:
+    """The rows of the three parts."""
+    ranks = None if times is None else time_ranks(times, kind_of(times))
+    return rows_of(parts_of_rows(labels, SplitOptions("day", validation, test, seed), ranks))
 
 
 def warnings_of(call) -> tuple[object, list[str]]:
@@ -54,7 +66,7 @@ def random_csv(rng: random.Random, separator: str) -> tuple[str, list[list[str |
     """A table of awkward text, and its file: quotation marks, separators and line ends within values."""
     pieces = ["a", "ß", "7", " ", '"', separator, "\n", "NA", "x y"]
     rows = [["".join(rng.choice(pieces) for _ in range(rng.randrange(4))) or None for _ in range(3)] for _ in range(9)]
-    rows = [[value if value not in tables.MISSING else None for value in row] for row in rows]
+    rows = [[value if value not in MISSING else None for value in row] for row in rows]
     lines = []
     for row in [["one", "zwö", "three three"], *rows]:
         cells = ["" if value is None else value for value in row]
@@ -571,9 +583,7 @@ def test_a_stratified_split_is_disjoint_covers_and_keeps_the_shares(seed):
         for value in (0, 1):
             of_class, here = (labels == value).sum(), (labels[part] == value).sum()
             assert here >= 1 and (abs(here - share * of_class) <= 1.001 or of_class < 5)
-    again, other = split_table(labels, validation=validation, test=test, seed=seed), stratified_split(
-        labels, validation, test, seed + 1
-    )
+    again, other = (split_table(labels, validation=validation, test=test, seed=s) for s in (seed, seed + 1))
     assert all(a.tolist() == b.tolist() for a, b in zip(parts, again))
     if n > 100:
         assert parts.train.tolist() != other.train.tolist()
@@ -623,15 +633,15 @@ def test_a_split_by_time_has_no_row_before_an_older_part(kind):
             ["9/12/2025"] * 30,
             "time 'day' row 0: '9/12/2025', expected dates or numbers; convert the column, as with pandas.to_d",
         ),
-        ([1.0] * 29 + [np.nan], r"time 'day' row 29: missing \(in 1 of 30 rows\)"),
-        ([pd.Timestamp("2026-01-01"), pd.NaT] * 15, "time 'day' row 1: missing"),
+        ([1.0, *range(28)] + [np.nan], r"row 29: time 'day': missing \(in 1 of 30 rows\)"),
+        ([pd.Timestamp("2026-01-01"), pd.NaT, pd.Timestamp("2026-01-02")] * 10, "row 1: time 'day': missing"),
         ([1, "a"] * 15, "time 'day' row 0: 1, expected dates or numbers"),
         ([None] * 30, "time 'day' row 0: None, expected dates"),
     ],
 )
 def test_times_that_do_not_order_the_rows_are_refused(times, text):
     with pytest.raises(DataError, match=text):
-        split_table(np.zeros(30, np.int8), pd.Series(times, name="day"))
+        prepare(BASE[:30].assign(day=times), "click", split=SplitOptions("day"))
 
 
 @pytest.mark.parametrize("labels", [[0, 1], [0, 0, 0, 1, 1], [1] * 10])
@@ -792,7 +802,7 @@ def test_a_hundred_thousand_distinct_values():
         vocabulary = fit_vocabulary(column)
         assert encode_rows(frame, [vocabulary])[:, 0].tolist() == (values + 1).tolist()
         assert encode_rows(frame.iloc[::-1], [through_json(vocabulary)])[:, 0].tolist() == (values[::-1] + 1).tolist()
-    assert why_left_out(S(range(100_000)), False) == ID
+    assert judge(facts_of_column(S(range(100_000))))[1] == ID
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -31,12 +31,13 @@ from autodim.method.retrain import TrainConfig
 from autodim.method.search import SearchConfig, supernet_auc
 from autodim.data.prepare import open_prepared
 from autodim.app.storage import Trained, load_trained, save_trained
-from autodim.data.columns import encode_rows, read_table
+from autodim.data.table import encode_rows, read_table
 from autodim.method.backbones import Network
+from autodim.app.workflow import open_stream, prepare_stream
 from autodim.app.workflow import (
-    Outcome, auc_space_curve, choose, differences, find, in_words, make_record, open_stream, outcome_record, prepare,
-    prepare_stream, rivals, train,
+    Outcome, auc_space_curve, choose, differences, find, in_words, make_record, outcome_record, rivals, train,
 )  # fmt: skip
+from autodim.data.table import prepare
 
 N = 300
 S = pd.Series
