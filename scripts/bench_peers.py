@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from autodim.study.bench import MOVIELENS_SIZES, ratio
-from autodim.study.study import environment
+from autodim.study.runs import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 DRIVERS = ROOT / "scripts" / "peers"

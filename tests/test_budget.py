@@ -9,8 +9,8 @@ import torch
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from autodim.memory.budget import (
-    budget_parameters, candidate_costs, dims_within, knapsack, log_probability, padded_bytes, price, space_curve,
-    table_bytes, undominated,
+    budget_parameters, candidate_costs, dims_within, knapsack, log_probability, padded_bytes, shadow_price,
+    space_curve, table_bytes, undominated,
 )  # fmt: skip
 from autodim.method.lookup import Candidates, uniform_candidates
 from autodim.method.metrics import space
@@ -260,7 +260,7 @@ def test_an_alpha_that_is_not_a_number_names_its_fields(bad):
 @pytest.mark.parametrize("cost, budget", [([[0, 10]], -1), ([[3, 10]], 2)])
 def test_there_is_no_price_where_nothing_fits(cost, budget):
     with pytest.raises(ValueError, match="expected 0 or more"):
-        price(np.log([[0.2, 0.8]]), np.array(cost), budget)
+        shadow_price(np.log([[0.2, 0.8]]), np.array(cost), budget)
 
 
 def test_lengths_that_disagree():

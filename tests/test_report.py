@@ -16,8 +16,9 @@ import autodim.study.report as report
 from autodim.study.figures import COLOURS, plot_auc_space, plot_claims, plot_comparisons, plot_dims, save_figure
 from autodim.study.inference import compare
 from autodim.study.report import (
-    ORDER, best_of, claims_markdown, claims_text, compare_by_name, comparison_text, describe, dims_table, in_order,
-    markdown_table, named, over_uniform, paired_differences, paper_table, reported, setting, summary, table3,
+    ORDER, best_of, claims_markdown, claims_text, compare_by_name, comparison_text, describe, dims_table,
+    markdown_table, means_table, named, ordered_names, over_uniform, paired_differences, paper_table, reported,
+    setting, table3,
 )  # fmt: skip
 
 DIMS = [2, 4, 6, 8, 10]
@@ -147,7 +148,7 @@ def test_one_variant_has_no_best():
 def test_order_of_names():
     names = list(ORDER) + ["uniform 1", "uniform 3", "uniform 9", "uniform 11"]
     for seed in range(20):
-        assert in_order(np.random.default_rng(seed).permutation(names).tolist()) == names
+        assert ordered_names(np.random.default_rng(seed).permutation(names).tolist()) == names
 
 
 # ---------------------------------------------------------------- means and pairs
@@ -155,7 +156,7 @@ def test_order_of_names():
 @draws
 def test_summary_by_loops(draw):
     rows = incomplete(draw)
-    table, again = summary(rows), summary(shuffled(rows, 99))
+    table, again = means_table(rows), means_table(shuffled(rows, 99))
     for column in ("test_auc", "test_logloss", "space"):
         expected = values_of(rows, column)
         assert set(table.index) == set(expected)
@@ -166,14 +167,14 @@ def test_summary_by_loops(draw):
             assert line[column + "_sd"] == pytest.approx(sd, rel=1e-9, abs=1e-15)
             half = stats.t.interval(0.95, len(values) - 1, 0, sd / len(values) ** 0.5)[1] if sd > 1e-12 else 0
             assert line[column + "_ci"] == pytest.approx(half, rel=1e-9, abs=1e-15)
-    assert table.index.tolist() == in_order(table.index) and table.index[0] == "bias only"
+    assert table.index.tolist() == ordered_names(table.index) and table.index[0] == "bias only"
     pd.testing.assert_frame_equal(table, again, rtol=1e-12)
 
 
 def test_summary_of_one_seed_has_the_test_sets_error_alone():
     """Hanley and McNeil (1982): the error of an AUC is about that of drawn exponential scores of that AUC."""
     rows = made_up(seeds=[3])
-    table = summary(rows)
+    table = means_table(rows)
     assert table.filter(regex="_(sd|ci)$").isna().all(axis=None) and (table.n == 1).all()
     a, rng = table.test_auc["MaD"], np.random.default_rng(0)
     rate = a / (1 - a)  # P(x > y) = rate / (1 + rate) of exponential x, y whose means are as rate to 1
@@ -182,7 +183,7 @@ def test_summary_of_one_seed_has_the_test_sets_error_alone():
         negatives, positives = np.sort(rng.exponential(size=100)), rng.exponential(rate, 900)
         found.append(np.searchsorted(negatives, positives).mean() / 100)
     assert np.mean(found) == pytest.approx(a, abs=0.003)
-    few, many = (summary(rows.assign(test_positives=9 * n, n_test=10 * n)).auc_error["MaD"] for n in (100, 1000))
+    few, many = (means_table(rows.assign(test_positives=9 * n, n_test=10 * n)).auc_error["MaD"] for n in (100, 1000))
     assert few == pytest.approx(np.std(found), rel=0.06) and many == pytest.approx(few / 10**0.5, rel=0.01)
 
 
@@ -193,7 +194,7 @@ def test_paired_differences_by_loops(against, column, draw):
     rows = incomplete(draw)
     values = values_of(rows, column)
     table = paired_differences(rows, against, column)
-    assert table.index.tolist() == in_order(set(values) - {against})
+    assert table.index.tolist() == ordered_names(set(values) - {against})
     for name, line in table.iterrows():
         pairs = [(value, values[against][seed]) for seed, value in values[name].items() if seed in values[against]]
         a, b = np.array(pairs).T

@@ -20,15 +20,17 @@ import psutil
 import pytest
 import torch
 
-import autodim.study.study
+import autodim.study.grid
+from autodim.data.files import DataError
 from autodim.method.models import FileCheckpoint
 from autodim.method.retrain import TrainConfig
 from autodim.method.search import SearchConfig, SearchResult
-from autodim.study.study import (
-    Run, Store, begun_or_new, check_fingerprints, count_loss, find_dims, make_grid, run_grid, run_one, search_record,
-    search_time_aucs,
-)  # fmt: skip
+from autodim.study import runs as runs_module
+from autodim.study.grid import Execution, begun_or_new, check_fingerprints, run_grid
+from autodim.study.runs import GridSettings, Run, find_dims, make_grid, run_one, search_record, search_time_aucs
+from autodim.study.store import Store
 
+QUIET = Execution(progress=False)
 RESULTS = ["run_id", "method", "variant", "seed", "dims", "search", "val_auc", "val_logloss", "test_auc",
            "test_logloss", "space", "parameters", "best_epoch", "epochs", "fingerprint", "config"]
 
@@ -36,8 +38,8 @@ RESULTS = ["run_id", "method", "variant", "seed", "dims", "search", "val_auc", "
 def tiny_grid() -> list[Run]:
     """Four runs of a fraction of a second on the planted data."""
     search = SearchConfig(dims=(2, 4), epochs=1, batch_size=8000, f=2)
-    return make_grid("planted", ["MiD", "RaS", "AutoDim", "MaD"], seeds=[0], variants=[1], draws=1, search=search,
-                     train=TrainConfig(epochs=2, batch_size=8000), hidden=(4,))
+    return make_grid("planted", ["MiD", "RaS", "AutoDim", "MaD"], [0], GridSettings(
+        search, TrainConfig(epochs=2, batch_size=8000), variants=[1], draws=1, hidden=(4,)))
 
 
 def fake_row(run_id: str, dims: dict | None = None, **more) -> dict[str, object]:
@@ -53,7 +55,7 @@ def stored(path, *run_ids: str, **more) -> Store:
     return store
 
 
-def wait_for(condition, seconds: float = 60) -> None:
+def wait_for(condition, seconds: float = 600) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -66,7 +68,7 @@ def in_processes(target, arguments) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(600)
     assert [process.exitcode for process in processes] == [0] * len(processes)
 
 
@@ -75,17 +77,17 @@ def in_processes(target, arguments) -> None:
 KILLED = """
 import sys, time
 sys.path.insert(0, {tests!r})
-import autodim.study.study
-from test_study import tiny_grid
-real, done = autodim.study.study.run_one, []
+from autodim.study import grid
+from test_study import QUIET, tiny_grid
+real, done = grid.run_one, []
 def run_one(*arguments):
     if len(done) == 2:
         open("third", "w").close()
         time.sleep(600)
     done.append(1)
     return real(*arguments)
-autodim.study.study.run_one = run_one
-autodim.study.study.run_grid(tiny_grid(), autodim.study.study.Store("store.csv"), progress=False)
+grid.run_one = run_one
+grid.run_grid(tiny_grid(), grid.Store("store.csv"), execution=QUIET)
 """
 
 
@@ -108,11 +110,11 @@ def test_a_killed_study_resumes_and_ends_as_if_nothing_had_happened(tmp_path):
     first = store.path.read_bytes()
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        resumed = run_grid(runs, store, progress=False)
+        resumed = run_grid(runs, store, execution=QUIET)
     assert store.path.read_bytes().startswith(first)  # finished rows stay as they are
     assert store.read().run_id.tolist() == [r.run_id for r in runs]
     torch.randn(5)  # whatever the caller drew in between
-    whole = run_grid(runs[::-1], Store(tmp_path / "whole.csv"), progress=False)[::-1].reset_index(drop=True)
+    whole = run_grid(runs[::-1], Store(tmp_path / "whole.csv"), execution=QUIET)[::-1].reset_index(drop=True)
     pd.testing.assert_frame_equal(resumed[RESULTS], whole[RESULTS], check_exact=True)
     assert resumed.run_id.tolist() == [r.run_id for r in runs]
 
@@ -122,14 +124,14 @@ def test_a_killed_study_resumes_and_ends_as_if_nothing_had_happened(tmp_path):
 @pytest.fixture(scope="module")
 def serial(tmp_path_factory) -> pd.DataFrame:
     """Rows of the tiny grid, one run after the other in this process."""
-    return run_grid(tiny_grid(), Store(tmp_path_factory.mktemp("serial") / "s.csv"), progress=False)
+    return run_grid(tiny_grid(), Store(tmp_path_factory.mktemp("serial") / "s.csv"), execution=QUIET)
 
 
 def test_threads_of_the_caller_do_not_change_a_row(tmp_path, serial):
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        rows = run_grid(tiny_grid()[:2], Store(tmp_path / "s.csv"), progress=False)
+        rows = run_grid(tiny_grid()[:2], Store(tmp_path / "s.csv"), execution=QUIET)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -140,63 +142,101 @@ def test_a_local_dask_cluster_gives_the_serial_rows(tmp_path, serial):
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         with distributed.Client(cluster), joblib.parallel_config(backend="dask"):
-            rows = run_grid(tiny_grid(), Store(tmp_path / "s.csv"), workers=2, progress=False)
+            rows = run_grid(tiny_grid(), Store(tmp_path / "s.csv"), execution=Execution(workers=2, progress=False, wait=0.2))
     pd.testing.assert_frame_equal(rows[RESULTS], serial[RESULTS], check_exact=True)
 
 
-def busy_workers(seconds: float) -> list[psutil.Process]:
-    """Worker processes of this one that have computed for so long."""
-    found = [p for p in psutil.Process().children(recursive=True) if "loky" in " ".join(p.cmdline())]
-    return [p for p in found if sum(p.cpu_times()[:2]) > seconds]
+def longer(runs: list[Run]) -> list[Run]:
+    """The same with several epochs, each of which leaves a state."""
+    return [dataclasses.replace(r, train=TrainConfig(epochs=15, patience=15, batch_size=500)) for r in runs]
 
 
-def test_a_killed_worker_loses_only_its_own_run(tmp_path):
-    runs = [dataclasses.replace(r, train=TrainConfig(epochs=15, patience=15, batch_size=500)) for r in tiny_grid()]
-    killed = []
+def workers_of(process: psutil.Process) -> list[psutil.Process]:
+    """The processes that carry out runs for it."""
+    return [p for p in process.children() if "spawn_main" in " ".join(p.cmdline())]
+
+
+def has_state(store: Store) -> bool:
+    """Whether a run has ended an epoch."""
+    return any(path.suffix != ".lock" for path in store.locks.glob("*"))
+
+
+def test_a_killed_worker_loses_no_run(tmp_path):
+    runs, store, killed = longer(tiny_grid()), Store(tmp_path / "s.csv"), []
 
     def kill_one() -> None:
-        while not killed:
-            for process in busy_workers(seconds=0 if (tmp_path / "s.csv").exists() else 5)[:1]:  # it has begun a run
-                process.kill()
-                killed.append(process)
-            time.sleep(0.05)
+        wait_for(lambda: has_state(store))
+        killed.extend(workers_of(psutil.Process())[:1])
+        killed[0].kill()
     thread = threading.Thread(target=kill_one, daemon=True)
     thread.start()
-    with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("always")
-        rows = run_grid(runs, Store(tmp_path / "s.csv"), workers=2, progress=False)
-    thread.join(60)
-    lost = [str(w.message) for w in seen if "its process died" in str(w.message)]
-    assert len(killed) == len(lost) == 1 and sum(r.run_id in lost[0] for r in runs) == 1
-    assert rows.run_id.tolist() == [r.run_id for r in runs]
-    assert (tmp_path / "s.csv").read_text().count("\n") == len(runs) + 1
-    whole = run_grid(runs, Store(tmp_path / "serial.csv"), progress=False)
+    with pytest.warns(UserWarning, match=r"a worker process died \(exit code -9\)"):
+        rows = run_grid(runs, store, execution=Execution(workers=2, progress=False, wait=0.2))
+    thread.join(600)
+    assert len(killed) == 1 and rows.run_id.tolist() == [r.run_id for r in runs]
+    assert store.path.read_text().count("\n") == len(runs) + 1
+    whole = run_grid(runs, Store(tmp_path / "serial.csv"), execution=QUIET)
     pd.testing.assert_frame_equal(rows[RESULTS], whole[RESULTS], check_exact=True)
+    assert workers_of(psutil.Process()) == [] and not has_state(store)
 
 
-def test_a_run_whose_process_dies_again_and_again_raises_and_keeps_the_others(tmp_path, monkeypatch):
-    runs = tiny_grid()
+class Deadly(Run):
+    """A run that kills the process that carries it out."""
 
-    class Dying:
-        def __init__(self, n):
-            assert n == 2
+    @property
+    def network(self):
+        if "spawn_main" not in " ".join(psutil.Process().cmdline()):
+            return super().network
+        os.kill(os.getpid(), signal.SIGKILL)
 
-        def __enter__(self):
-            return self
 
-        def __exit__(self, *_):
-            pass
-
-        def __call__(self, run, *_):
-            return None if run == runs[1] else fake_row(run.run_id)
-    monkeypatch.setattr(autodim.study.study, "Workers", Dying)
-    store = Store(tmp_path / "s.csv")
-    with pytest.warns(UserWarning, match="its process died; it will be tried again"), \
-         pytest.raises(RuntimeError, match=f"run {runs[1].run_id}: its process died three times"):
-        run_grid(runs, store, workers=2, progress=False)
-    assert sorted(store.read().run_id) == sorted(r.run_id for r in runs if r != runs[1])
-    with store.claim(runs[1].run_id) as mine:
+def test_a_run_that_kills_its_process_raises_and_keeps_the_others(tmp_path):
+    runs, store = tiny_grid(), Store(tmp_path / "s.csv")
+    deadly = Deadly("planted", "Uniform", 0, dim=3, train=runs[0].train)
+    with pytest.warns(UserWarning, match="a worker process died"), \
+         pytest.raises(RuntimeError, match="1 of 3 runs have no row in .*s.csv.*call again"):
+        run_grid([*runs[:2], deadly], store, execution=Execution(workers=2, progress=False, wait=0.2))
+    assert sorted(store.read().run_id) == sorted(r.run_id for r in runs[:2])
+    with store.claim(deadly.run_id) as mine:
         assert mine
+
+
+def test_what_a_worker_raises_is_raised(tmp_path):
+    missing = [Run("movielens-1m", "Uniform", seed, dim=2) for seed in range(2)]
+    with pytest.raises(DataError, match="movielens"):
+        run_grid(missing, Store(tmp_path / "s.csv"),
+                 execution=Execution(workers=2, progress=False, data_dir=tmp_path / "empty"))
+    assert workers_of(psutil.Process()) == []
+
+
+ENDED = """
+import sys
+sys.path.insert(0, {tests!r})
+from autodim.study.grid import Execution, run_grid
+from autodim.study.store import Store
+from test_study import longer, tiny_grid
+if __name__ == "__main__":
+    run_grid(longer(tiny_grid()), Store("store.csv"), execution=Execution(workers=2, progress=False))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_the_process_that_began_them(how, tmp_path):
+    script, store = tmp_path / "script.py", Store(tmp_path / "store.csv")
+    script.write_text(ENDED.format(tests=os.path.dirname(__file__)))
+    parent = subprocess.Popen([sys.executable, script], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: has_state(store) or parent.poll() is not None)
+        assert parent.poll() is None
+        workers = workers_of(psutil.Process(parent.pid))
+    finally:
+        parent.send_signal(how)
+        parent.wait()
+    assert len(workers) == 2
+    wait_for(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in workers))
+    rows = run_grid(longer(tiny_grid()), store, execution=QUIET)  # what they had claimed is free again
+    assert len(rows) == 4
 
 
 def fake_training(monkeypatch, seconds: float = 0.0) -> None:
@@ -210,12 +250,12 @@ def fake_training(monkeypatch, seconds: float = 0.0) -> None:
             file.write(f"{run.run_id} {os.getpid()}\n")
         time.sleep(seconds)
         return fake_row(run.run_id, dataset=run.dataset, seed=run.seed, config=run.config)
-    monkeypatch.setattr(autodim.study.study, "load_once", lambda *a, **k: NoData())
-    monkeypatch.setattr(autodim.study.study, "run_one", run_one)
+    monkeypatch.setattr("autodim.study.grid.load_once", lambda *a, **k: NoData())
+    monkeypatch.setattr("autodim.study.grid.run_one", run_one)
 
 
 def share_grid(path, runs) -> None:
-    rows = run_grid(runs, Store(path), progress=False, wait=0.05)
+    rows = run_grid(runs, Store(path), execution=Execution(progress=False, wait=0.05))
     assert rows.run_id.tolist() == [r.run_id for r in runs]
 
 
@@ -333,7 +373,7 @@ def test_committed_stores_are_read_and_never_written(tmp_path, monkeypatch):
     fake_training(monkeypatch)
     runs = [Run("planted", "Uniform", seed=0, dim=d) for d in range(1, 6)]
     committed = Store(tmp_path / "committed" / "s.csv")
-    run_grid(runs[:3], committed, progress=False)
+    run_grid(runs[:3], committed, execution=QUIET)
     for folder in (committed.locks, committed.path.parent):
         for file in folder.glob("*.lock"):
             file.unlink()
@@ -341,13 +381,13 @@ def test_committed_stores_are_read_and_never_written(tmp_path, monkeypatch):
     before, stamp = committed.path.read_bytes(), committed.path.stat().st_mtime_ns
     (tmp_path / "trained.txt").unlink()
     own = Store(tmp_path / "own" / "s.csv")
-    rows = run_grid(runs, own, committed=[committed], progress=False)
+    rows = run_grid(runs, own, committed=[committed], execution=QUIET)
     assert rows.run_id.tolist() == [r.run_id for r in runs]
     assert (committed.path.read_bytes(), committed.path.stat().st_mtime_ns) == (before, stamp)
     assert [f.name for f in committed.path.parent.iterdir()] == ["s.csv"]
     trained = [line.split()[0] for line in (tmp_path / "trained.txt").read_text().splitlines()]
     assert trained == own.read().run_id.tolist() == [r.run_id for r in runs[3:]]
-    run_grid(runs[:3], Store(tmp_path / "none" / "s.csv"), committed=[committed], progress=False)
+    run_grid(runs[:3], Store(tmp_path / "none" / "s.csv"), committed=[committed], execution=QUIET)
     assert not (tmp_path / "none").exists()  # nothing was missing, so nothing is made
 
 
@@ -410,7 +450,8 @@ def rebuilt(config: str) -> Run:
     """A run from its recorded configuration."""
     def tuples(settings: dict) -> dict:
         return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-    settings = tuples(json.loads(config))
+    names = {f.metadata.get("recorded_as", f.name): f.name for f in dataclasses.fields(Run)}
+    settings = {names[key]: value for key, value in tuples(json.loads(config)).items()}
     search = SearchConfig(**tuples(settings.pop("search"))) if settings["search"] else settings.pop("search")
     return Run(**settings | {"train": TrainConfig(**settings["train"])}, search=search)
 
@@ -445,7 +486,7 @@ def test_contradictory_runs_are_refused(settings):
 
 
 def test_a_grid_has_the_searches_that_its_rows_name():
-    runs = make_grid("planted", ["Bias", "MiD", "MaD", "RaS", "SAM", "AutoDim"], [0, 1], draws=3)
+    runs = make_grid("planted", ["Bias", "MiD", "MaD", "RaS", "SAM", "AutoDim"], [0, 1], GridSettings(draws=3))
     assert Counter(r.method for r in runs) == {"Bias": 2, "Uniform": 4, "RaS": 6, "SAM": 8, "AutoDim": 8}
     assert len({r.run_id for r in runs}) == len(runs)
     for run in runs:
@@ -478,7 +519,7 @@ def test_a_grid_over_changed_data_raises(tmp_path, monkeypatch):
     old = stored(tmp_path / "old.csv", runs[0].run_id, dataset="planted", seed=0, config=runs[0].config)
     old.path.write_text(old.path.read_text().replace("12345e6789012345", "ffffffffffffffff"))
     with pytest.raises(ValueError, match="fingerprints 12345e6789012345, ffffffffffffffff"):
-        run_grid(runs, Store(tmp_path / "new.csv"), committed=[old], progress=False)
+        run_grid(runs, Store(tmp_path / "new.csv"), committed=[old], execution=QUIET)
 
 
 def strict(text: str):
@@ -501,8 +542,8 @@ def test_a_row_says_with_which_instructions_and_threads_it_was_made(capability):
     flags = set(open("/proc/cpuinfo").read().split()) if os.path.exists("/proc/cpuinfo") else set()
     if not {"avx2", "fma"} <= flags:
         pytest.skip("needs a processor with AVX2, to be told to do without")
-    code = "import autodim.study.study; print(autodim.study.study.environment('cpu')['device'])"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120,
+    code = "from autodim.study import runs; print(runs.environment('cpu')['device'])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           env=os.environ | {"ATEN_CPU_CAPABILITY": capability, "OMP_NUM_THREADS": "1"})
     assert told.stdout.strip().endswith(f"({capability.upper()}), 1 of {os.cpu_count()} cores")
 
@@ -562,7 +603,7 @@ def test_runs_without_later_settings_are_the_old_runs(method):
     plain = small_run(method, **own)
     assert set(json.loads(plain.config)) == FIRST and not set(json.loads(plain.config)) & set(LATER)
     assert small_run(method, **own, **LATER).run_id == plain.run_id
-    grid = make_grid("planted", ["MaD", "AutoDim"], [0], bfloat16=False)
+    grid = make_grid("planted", ["MaD", "AutoDim"], [0], GridSettings(bfloat16=False))
     assert [r.run_id for r in grid] == [r.run_id for r in make_grid("planted", ["MaD", "AutoDim"], [0])]
 
 
@@ -574,7 +615,7 @@ def test_a_later_setting_that_is_set_is_recorded_even_where_it_is_zero(name, val
 
 
 def test_bfloat16_is_for_runs_with_an_mlp():
-    runs = make_grid("planted", ["Bias", "MaD", "RaS", "SAM", "AutoDim"], [0], bfloat16=True)
+    runs = make_grid("planted", ["Bias", "MaD", "RaS", "SAM", "AutoDim"], [0], GridSettings(bfloat16=True))
     assert {(r.method == "Bias", r.bfloat16) for r in runs} == {(True, False), (False, True)}
 
 
@@ -622,9 +663,9 @@ def test_the_seed_of_the_search_moves_alpha(method, make_data):
 def test_only_the_runs_own_seed_chooses_the_data(tmp_path):
     """Planted data, loaded as a grid loads it: five runs of which the last has another split."""
     (run,) = [r for r in tiny_grid() if r.method == "AutoDim"]
-    runs = [dataclasses.replace(run, **more) for more in (
+    several = [dataclasses.replace(run, **more) for more in (
         {}, {"search_seed": 1}, {"retrain_seed": 1}, {"search_seed": 1, "retrain_seed": 1}, {"seed": 1})]
-    rows = run_grid(runs, Store(tmp_path / "s.csv"), progress=False)
+    rows = run_grid(several, Store(tmp_path / "s.csv"), execution=QUIET)
     assert rows.fingerprint.nunique() == 2 and rows.fingerprint[:4].nunique() == 1
     assert rows.seed.tolist() == [0, 0, 0, 0, 1] and rows.test_logloss[0] != rows.test_logloss[2]
     alpha = [json.loads(text)["alpha"] for text in rows.search]
@@ -674,7 +715,7 @@ def test_a_probe_ranks_the_derived_the_uniform_and_the_random_choices_on_validat
         asked.append(dims)
         assert part is data.val
         return len(asked) / 16
-    monkeypatch.setattr(autodim.study.study, "supernet_auc", noted)
+    monkeypatch.setattr("autodim.study.runs.supernet_auc", noted)
     dims, found = find_dims(run, data, progress=False)
     aucs = search_time_aucs(run, data, found)
     by_auc = {(k + 1) / 16: dims if dims is None else list(dims) for k, dims in enumerate(asked)}
@@ -734,11 +775,11 @@ def test_an_incomplete_grid_trains_new_seeds_and_resumes_its_own(complete, tmp_p
     runs = [Run("planted", "Uniform", seed, dim=d) for d in range(1, 5) for seed in range(3)]  # seeds in turn
     by_seed = [[r for r in runs if r.seed == s] for s in range(3)]
     committed, own = Store(tmp_path / "committed.csv"), Store(tmp_path / "own.csv")
-    run_grid(by_seed[0][1:3], committed, progress=False)
-    run_grid([by_seed[0][3], *by_seed[1][:2]], own, progress=False)
+    run_grid(by_seed[0][1:3], committed, execution=QUIET)
+    run_grid([by_seed[0][3], *by_seed[1][:2]], own, execution=QUIET)
     (tmp_path / "trained.txt").unlink()
     before = committed.path.read_bytes()
-    rows = run_grid(runs, own, committed=[committed], progress=False, complete=complete)
+    rows = run_grid(runs, own, committed=[committed], execution=QUIET, complete=complete)
     missing = {r for r in runs if r not in (*by_seed[0][1:], *by_seed[1][:2])}
     expected = missing if complete else missing - set(by_seed[0])
     assert sorted(trained_ids(tmp_path / "trained.txt")) == sorted(r.run_id for r in expected)
@@ -746,7 +787,7 @@ def test_an_incomplete_grid_trains_new_seeds_and_resumes_its_own(complete, tmp_p
     assert rows.run_id.tolist() == [r.run_id for r in there] and len(rows) == (12 if complete else 11)
     assert committed.path.read_bytes() == before
     (tmp_path / "trained.txt").unlink()
-    again = run_grid(runs, own, committed=[committed], progress=False, complete=complete)
+    again = run_grid(runs, own, committed=[committed], execution=QUIET, complete=complete)
     assert again.run_id.tolist() == rows.run_id.tolist() and trained_ids(tmp_path / "trained.txt") == []
 
 
@@ -756,9 +797,9 @@ def test_an_incomplete_grid_of_begun_seeds_trains_nothing_and_makes_no_file(tmp_
     runs = [Run("planted", "Uniform", seed, dim=d) for seed in range(2) for d in range(1, 5)]
     stores = [Store(tmp_path / name) for name in ("a.csv", "b.csv")]
     for store, run in zip(stores, (runs[1], runs[6])):
-        run_grid([run], store, progress=False)
+        run_grid([run], store, execution=QUIET)
     (tmp_path / "trained.txt").unlink()
-    rows = run_grid(runs, Store(tmp_path / "none" / "s.csv"), stores, progress=False, complete=False)
+    rows = run_grid(runs, Store(tmp_path / "none" / "s.csv"), stores, execution=QUIET, complete=False)
     assert rows.run_id.tolist() == [runs[1].run_id, runs[6].run_id]
     assert trained_ids(tmp_path / "trained.txt") == [] and not (tmp_path / "none").exists()
 
@@ -767,30 +808,20 @@ def test_an_incomplete_grid_interrupted_in_a_new_seed_ends_it_the_next_time(tmp_
     """The own rows of a seed are not taken for committed ones, whichever run was the last."""
     monkeypatch.chdir(tmp_path)
     fake_training(monkeypatch)
-    real, runs = autodim.study.study.run_one, [Run("planted", "Uniform", 7, dim=d) for d in range(1, 5)]
+    real, runs = autodim.study.grid.run_one, [Run("planted", "Uniform", 7, dim=d) for d in range(1, 5)]
     own = Store(tmp_path / "own.csv")
 
     def interrupted(run, *arguments):
         if run == runs[2]:
             raise KeyboardInterrupt
         return real(run, *arguments)
-    monkeypatch.setattr(autodim.study.study, "run_one", interrupted)
+    monkeypatch.setattr("autodim.study.grid.run_one", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run_grid(runs, own, progress=False, complete=False)
+        run_grid(runs, own, execution=QUIET, complete=False)
     assert own.read().run_id.tolist() == [r.run_id for r in runs[:2]]
-    monkeypatch.setattr(autodim.study.study, "run_one", real)
-    assert run_grid(runs, own, progress=False, complete=False).run_id.tolist() == [r.run_id for r in runs]
+    monkeypatch.setattr("autodim.study.grid.run_one", real)
+    assert run_grid(runs, own, execution=QUIET, complete=False).run_id.tolist() == [r.run_id for r in runs]
     assert trained_ids(tmp_path / "trained.txt") == [r.run_id for r in runs]
-
-
-def test_a_run_may_lose_its_process_twice_whatever_others_lose():
-    lost = Counter()
-    for run_id in ("x", "y", "x", "y"):
-        with pytest.warns(UserWarning, match=f"run {run_id}: its process died; it will be tried again"):
-            count_loss(lost, run_id)
-    for run_id in ("y", "x"):
-        with pytest.raises(RuntimeError, match=f"run {run_id}: its process died three times"):
-            count_loss(lost, run_id)
 
 
 # ---------------------------------------------------------------- a run that is interrupted in the middle
@@ -820,16 +851,16 @@ MIDDLES = [small_run("Uniform", dim=6), small_run("AutoDim", probe=2), small_run
 @pytest.mark.parametrize("run,after", [(run, k) for run in MIDDLES for k in range(1, 5 if run.search else 3)])
 def test_a_run_interrupted_after_any_epoch_goes_on_to_the_same_row(run, after, make_data, tmp_path, monkeypatch):
     total = 4 if run.search else 2  # epochs of the search and of the training, none of which ends early
-    monkeypatch.setattr(autodim.study.study, "load_once", lambda *a, **k: make_data())
-    whole = run_grid([run], Store(tmp_path / "whole.csv"), progress=False)
+    monkeypatch.setattr("autodim.study.grid.load_once", lambda *a, **k: make_data())
+    whole = run_grid([run], Store(tmp_path / "whole.csv"), execution=QUIET)
     store = Store(tmp_path / "cut.csv")
     with monkeypatch.context() as cut, pytest.raises(Stop):
         before = interrupted_after(after, cut, seconds=0.2)
-        run_grid([run], store, progress=False)
+        run_grid([run], store, execution=QUIET)
     assert len(before) == after and not store.path.exists()
     with monkeypatch.context() as counted:
         since = interrupted_after(-1, counted)
-        rows = run_grid([run], store, progress=False)
+        rows = run_grid([run], store, execution=QUIET)
     assert before + since == ["search"] * (total - 2) + ["train"] * 2  # no epoch twice, none left out
     pd.testing.assert_frame_equal(rows[RESULTS], whole[RESULTS], check_exact=True)
     for step in ("search", "train"):
@@ -840,37 +871,37 @@ def test_a_run_interrupted_after_any_epoch_goes_on_to_the_same_row(run, after, m
 @pytest.mark.parametrize("change", ["code", "device", "data", "damage"])
 def test_a_state_of_other_code_device_or_data_is_not_gone_on_from(change, make_data, tmp_path, monkeypatch):
     run, store = small_run("Uniform", dim=6), Store(tmp_path / "s.csv")
-    monkeypatch.setattr(autodim.study.study, "load_once", lambda *a, **k: make_data())
+    monkeypatch.setattr("autodim.study.grid.load_once", lambda *a, **k: make_data())
     with monkeypatch.context() as cut, pytest.raises(Stop):
         interrupted_after(1, cut)
-        run_grid([run], store, progress=False)
+        run_grid([run], store, execution=QUIET)
     (left,) = store.locks.glob("*.safetensors")
     if change == "code":
-        monkeypatch.setattr(autodim.study.study, "code_key", lambda: "of other modules")
+        monkeypatch.setattr("autodim.study.runs.code_key", lambda: "of other modules")
     elif change == "device":
-        monkeypatch.setattr(autodim.study.study, "processor", lambda: "another one")
+        monkeypatch.setattr("autodim.study.runs.processor", lambda: "another one")
     elif change == "data":
         other = dataclasses.replace(make_data(), fingerprint="1" * 16)
-        monkeypatch.setattr(autodim.study.study, "load_once", lambda *a, **k: other)
+        monkeypatch.setattr("autodim.study.grid.load_once", lambda *a, **k: other)
     else:
         left.write_bytes(left.read_bytes()[:50])
     with monkeypatch.context() as counted, warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         since = interrupted_after(-1, counted)
-        run_grid([run], store, progress=False)
+        run_grid([run], store, execution=QUIET)
     assert since == ["train"] * 2
     assert any("damaged" in str(w.message) for w in seen) == (change == "damage")
 
 
 def test_any_change_to_a_module_changes_the_key_of_the_code(tmp_path, monkeypatch):
     (tmp_path / "a.py").write_text("x = 1\n")
-    monkeypatch.setattr(autodim.study.study.inspect, "getfile", lambda thing: str(tmp_path / "data" / "data.py"))
+    monkeypatch.setattr(runs_module.inspect, "getfile", lambda thing: str(tmp_path / "data" / "data.py"))
     keys = []
     for change in ("x = 1\n", "x = 2\n"):
         (tmp_path / "a.py").write_text(change)
-        keys.append(autodim.study.study.code_key.__wrapped__())
+        keys.append(runs_module.code_key.__wrapped__())
     (tmp_path / "b.py").write_text("")
-    assert len({*keys, autodim.study.study.code_key.__wrapped__()}) == 3
+    assert len({*keys, runs_module.code_key.__wrapped__()}) == 3
 
 
 def test_without_a_store_a_run_keeps_nothing(make_data, monkeypatch):

@@ -1,9 +1,6 @@
-"""autodim.data.read against the tables that were written, against a plain loop, and against damage of every kind."""
+"""autodim.data.read against the tables that were written, and against damage of every kind."""
 import gzip
-import os
 import shutil
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -11,34 +8,37 @@ import pandas as pd
 import pytest
 from written import NASTY, rows_of, written
 
-from autodim.data import read as portions
+from autodim.data import read as reader
 from autodim.data.files import DataError
-from autodim.data.read import Layout, blocks_of, column_of, line_ends, parse, read_files, read_lines
+from autodim.data.read import Layout, header_of, read_files
+
+
+@pytest.fixture(params=[(256, 2), (4 << 20, 8)], ids=["small blocks", "one block"])
+def blocks(request, monkeypatch):
+    """Bytes of a block, and blocks of a group."""
+    monkeypatch.setattr(reader, "BLOCK", request.param[0])
+    monkeypatch.setattr(reader, "GROUP", request.param[1])
+    return request.param[0]
 
 
 def read(files, layout, wanted, folder):
-    """The texts of each wanted column, row by row, by the numbers that files were read into; None: missing."""
-    codes = read_files(files, layout, wanted, folder, progress=False)
+    """The texts of each wanted column, row by row, by the codes that files were read into; None: missing."""
+    table = read_files(files, layout, wanted, folder, progress=False)
     found = {}
-    for c, name in enumerate(wanted):
-        values, places = codes.values(name)
-        values, found[name] = values.to_list(), []
+    for name in wanted:
+        values, codes = table.values(name).to_list(), np.concatenate(list(table.codes(name)))
         assert len(set(values)) == len(values)
-        for portion, place in zip(codes.portions, places):
-            numbers = np.concatenate([np.empty(0, int), *(block[c] for block in blocks_of(portion, len(wanted)))])
-            assert numbers.tolist() == [k for block in column_of(portion, len(wanted), c) for k in block]
-            assert portion.missing[c] == (numbers < 0).sum()
-            assert len(place) == portion.sizes[c] == len(np.unique(numbers[numbers >= 0]))
-            found[name] += [None if k < 0 else values[place[k]] for k in numbers]
-    rows = [sum(portion.blocks) for portion in codes.portions]
-    assert codes.rows == sum(rows) == len(found[wanted[0]])
-    assert codes.starts() == [sum(rows[:k]) for k in range(len(rows))]
+        assert table.counts(name).tolist() == np.bincount(codes % (len(values) + 1), minlength=len(values) + 1).tolist()
+        found[name] = [None if k < 0 else values[k] for k in codes]
+    assert table.rows == len(found[wanted[0]]) and table.names == tuple(wanted)
+    assert [s.stop - s.start for s in table.slices()] == [len(codes) for codes in table.codes(wanted[0])]
+    assert table.slices()[0].start == 0 and table.slices()[-1].stop == table.rows
     return found
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_rows_come_back_as_they_were_written(seed, tmp_path, monkeypatch):
-    """In any layout, cut into any chunks and files."""
+def test_rows_come_back_as_they_were_written(seed, blocks, tmp_path):
+    """In any layout, cut into any blocks and files."""
     rng, n = np.random.default_rng(seed), 300
     quoted = bool(rng.random() < 0.8)
     separator = str(rng.choice([",", "\t", ";", "|"])) if quoted else "\t"
@@ -53,101 +53,40 @@ def test_rows_come_back_as_they_were_written(seed, tmp_path, monkeypatch):
         content, gzipped = written(rng, frame[start:stop], layout, columns), bool(rng.random() < 0.5)
         files.append(tmp_path / f"{k}.txt{'.gz' if gzipped else ''}")
         files[-1].write_bytes(gzip.compress(content) if gzipped else content)
-    for size in (40, 1 << 20):
-        monkeypatch.setattr(portions, "CHUNK", size)
-        assert read(files, layout, ("z", "x"), tmp_path / str(size)) == {name: texts[name].tolist() for name in "zx"}
+    assert read(files, layout, ("z", "x"), tmp_path / "codes") == {name: texts[name].tolist() for name in "zx"}
 
 
-# ---------------------------------------------------------------- lines
-
-
-def loop_of_lines(content, separator):
-    """Ends of rows by a walk over the characters: a quotation opens at the start of a value, and there alone."""
-    ends, at_start, inside, place = [], True, False, 0
-    while place < len(content):
-        c = content[place : place + 1]
-        if inside:
-            if c == b'"':
-                if content[place + 1 : place + 2] == b'"':
-                    place += 1
-                else:
-                    inside = False
-        elif c == b'"' and at_start:
-            inside, at_start = True, False
-        elif c == b"\n":
-            ends.append(place + 1)
-            at_start = True
-        else:
-            at_start = c in (separator, b"\r")
-        place += 1
-    return ends
-
-
-def test_ends_of_lines_equal_a_walk_over_the_characters():
-    rng = np.random.default_rng(0)
-    for _ in range(4000):
-        content = b"".join(rng.choice([b'"', b"\n", b",", b"a", b'""', b"\r\n"], int(rng.integers(1, 14))).tolist())
-        assert line_ends(content, Layout()).tolist() == loop_of_lines(content, b","), content
-    assert line_ends(b'"\n"\n', Layout(quoted=False)).tolist() == [2, 4]
-
-
-def test_marks_amid_a_value_are_text_wherever_a_chunk_ends(tmp_path, monkeypatch):
+def test_marks_amid_a_value_are_text_wherever_a_block_ends(tmp_path, monkeypatch):
     """5" is no quotation."""
     values = ['5"', '"a\nb"', '6"7"', "c", '"d""\n,"', '""', '8"']
     texts = ['5"', "a\nb", '6"7"', "c", 'd"\n,', None, '8"']
     chosen = np.random.default_rng(0).integers(0, 7, 400)
     (tmp_path / "inches.csv").write_text("label,x\n" + "".join(f"1,{values[k]}\n" for k in chosen))
-    for size in (17, 18, 19, 23, 64, 1 << 20):
-        monkeypatch.setattr(portions, "CHUNK", size)
+    for size in (37, 38, 39, 43, 64, 1 << 20):
+        monkeypatch.setattr(reader, "BLOCK", size)
         found = read([tmp_path / "inches.csv"], Layout(), ("x",), tmp_path / str(size))
         assert found["x"] == [texts[k] for k in chosen]
 
 
-@pytest.mark.parametrize("size", [3, 5, 8, 64, 1 << 20])
-def test_chunks_are_whole_lines_with_their_numbers(size, tmp_path):
-    content = b'\xef\xbb\xbfa,b\r\n1,"x\ny"\n\n2,3\n4,5'
-    (tmp_path / "x.csv").write_bytes(content)
-    told = []
-    found = list(read_lines(tmp_path / "x.csv", Layout(), told.append, size))
-    assert b"".join(piece for _, piece in found) == content[3:] + b"\n" and sum(told) == len(content)
-    line = 1
-    for number, piece in found:
-        assert number == line and piece.endswith(b"\n") and piece.count(b'"') % 2 == 0
-        line += piece.count(b"\n")
+def test_only_the_first_byte_order_mark_is_none_of_the_text(blocks, tmp_path):
+    """Wherever a block begins, one amid the file belongs to its value."""
+    (tmp_path / "x.csv").write_text("\ufeffx,label\n" + "a,1\n\ufeffa,0\n" * 90)
+    assert read([tmp_path / "x.csv"], Layout(), ("x",), tmp_path / "codes")["x"] == ["a", "\ufeffa"] * 90
 
 
-@pytest.mark.parametrize("size", [3, 30, 1 << 20])
-def test_only_the_first_byte_order_mark_is_none_of_the_text(size, tmp_path, monkeypatch):
-    """Wherever a chunk begins, one amid the file belongs to its value."""
-    monkeypatch.setattr(portions, "CHUNK", size)
-    (tmp_path / "x.csv").write_text("\ufeffx,label\n" + "a,1\n\ufeffa,0\n" * 50)
-    assert read([tmp_path / "x.csv"], Layout(), ("x",), tmp_path / "codes")["x"] == ["a", "\ufeffa"] * 50
-
-
-def test_values_that_a_hash_may_mix_up(tmp_path, monkeypatch):
-    """Many distinct values over many chunks: each row keeps its own."""
-    monkeypatch.setattr(portions, "CHUNK", 5000)
+def test_many_values_over_many_blocks(blocks, tmp_path):
+    """Each row keeps its own."""
     values = [f"{v:x}" for v in np.random.default_rng(99).permutation(15_000)] * 2
     (tmp_path / "x.txt").write_text("".join(f"1\t{v}\n" for v in values))
     assert read([tmp_path / "x.txt"], Layout(("label", "x"), "\t", False), ("x",), tmp_path / "codes")["x"] == values
 
 
-def test_chunks_are_parsed_in_threads_and_kept_in_order(tmp_path, monkeypatch):
-    """Whichever thread is done first."""
-    (tmp_path / "x.txt").write_text("".join(f"{k % 2}\t{k}\n" for k in range(600)))
-    monkeypatch.setattr(portions, "CHUNK", 100)
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    real, seen, dice = parse, set(), np.random.default_rng(0).random(5000).tolist()
-
-    def slow(*arguments):
-        seen.add(threading.get_ident())
-        time.sleep(dice.pop() * 0.005)
-        return real(*arguments)
-
-    monkeypatch.setattr(portions, "parse", slow)
-    found = read([tmp_path / "x.txt"], Layout(("label", "x"), "\t", False), ("label", "x"), tmp_path / "codes")
-    assert len(seen) > 1
-    assert found == {"label": ["0", "1"] * 300, "x": [str(k) for k in range(600)]}
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_end_as_they_may(end, tmp_path):
+    (tmp_path / "x.csv").write_bytes(end.join(["", "x,label", "a,1", "", '"b\nc",0', ""]).encode())
+    assert header_of(tmp_path / "x.csv", Layout()) == ("x", "label")
+    assert read([tmp_path / "x.csv"], Layout(), ("x", "label"), tmp_path / "codes") == {"x": ["a", "b\nc"],
+                                                                                       "label": ["1", "0"]}
 
 
 # ---------------------------------------------------------------- bad input
@@ -161,14 +100,12 @@ def refused(match, files, folder, layout=Layout(), wanted=("label", "x")):
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.parametrize("size", [40, 200, 1 << 20])
 @pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("before", ["plain", "empty lines", "quoted line breaks", "CRLF", "byte order mark"])
-def test_a_wrong_number_of_columns_is_named_by_its_line(before, named, size, tmp_path, monkeypatch):
-    """The line is the one that an editor shows, wherever chunks end and whatever comes before."""
-    monkeypatch.setattr(portions, "CHUNK", size)
+def test_a_wrong_number_of_columns_is_named_by_its_line(before, named, blocks, tmp_path):
+    """The line is the one that an editor shows, wherever blocks end and whatever comes before."""
     end = "\r\n" if before == "CRLF" else "\n"
-    rng = np.random.default_rng(size)
+    rng = np.random.default_rng(blocks)
     for bad in ("1", "0,a,b", "1,a,", ",,,,,"):
         lines = ["label,x"] * named + rows_of(120)
         if before == "empty lines":
@@ -186,9 +123,7 @@ def test_a_wrong_number_of_columns_is_named_by_its_line(before, named, size, tmp
                 [tmp_path / "x.csv"], tmp_path / "made", layout)
 
 
-@pytest.mark.parametrize("size", [40, 1 << 20])
-def test_the_first_of_two_bad_rows_is_named(size, tmp_path, monkeypatch):
-    monkeypatch.setattr(portions, "CHUNK", size)
+def test_the_first_of_two_bad_rows_is_named(blocks, tmp_path):
     lines = rows_of(400)
     lines[150] = lines[300] = "1"
     (tmp_path / "x.txt").write_text("\n".join(lines))
@@ -229,9 +164,7 @@ def test_a_gzip_that_ends_early_or_is_damaged(tmp_path):
     assert read([path], Layout(), ("x",), tmp_path / "made")["x"] == [row.split(",")[1] for row in rows_of(3000)]
 
 
-@pytest.mark.parametrize("size", [60, 1 << 20])
-def test_text_that_is_not_utf8_is_named_by_its_line(size, tmp_path, monkeypatch):
-    monkeypatch.setattr(portions, "CHUNK", size)
+def test_text_that_is_not_utf8_is_named_by_its_line(blocks, tmp_path):
     lines = [line.encode() for line in rows_of(200)]
     lines[20] = b'1,"a\nb"'
     lines[150] = b"1,caf\xe9"
@@ -240,9 +173,7 @@ def test_text_that_is_not_utf8_is_named_by_its_line(size, tmp_path, monkeypatch)
             [tmp_path / "x.csv"], tmp_path / "made")
 
 
-@pytest.mark.parametrize("size", [40, 1 << 20])
-def test_a_quotation_that_is_never_closed(size, tmp_path, monkeypatch):
-    monkeypatch.setattr(portions, "CHUNK", size)
+def test_a_quotation_that_is_never_closed(blocks, tmp_path):
     lines = rows_of(300)
     lines[120] = '1,"a'
     (tmp_path / "x.csv").write_text("label,x\n" + "\n".join(lines))
@@ -259,8 +190,8 @@ def test_a_quotation_that_is_never_closed(size, tmp_path, monkeypatch):
     (b"label,x\n\n\n", "x.csv: no rows"),
     (b"label,x,x\n1,2,3\n", "x.csv: column 'x' is there twice; rename one"),
     (b"label,y\n1,2\n", "x.csv: column 'x' is not there; it has label, y"),
-    (b"label,\xff\n1,2\n", r"x.csv: the header .*is not UTF-8 text"),
-    ("label,x\n1,2\n".encode("utf-16"), r"x.csv: the header .*is not UTF-8 text"),
+    (b"label,\xff\n1,2\n", r"x.csv line 1: .*is not UTF-8 text"),
+    ("label,x\n1,2\n".encode("utf-16"), r"x.csv line 1: .*is not UTF-8 text"),
 ])
 def test_tables_without_a_header_or_rows(content, problem, tmp_path):
     (tmp_path / "x.csv").write_bytes(content)
