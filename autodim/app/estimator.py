@@ -174,10 +174,8 @@ class AutoDim(BinaryClassifier, Settings):
         fields = [v.name for v in self.vocabularies_]
         rows = read_table(X, fields, as_text=True) if isinstance(X, str | Path) else as_frame(X)
         ids = encode_rows(rows, self.vocabularies_)
-        if not len(ids):
-            return np.empty(0, dtype=np.float32)
-        device = next(self.model_.parameters()).device
-        return predict(self.model_, Part(ids.to(device), torch.empty(len(ids)))).cpu().numpy()
+        part = Part(ids.to(next(self.model_.parameters()).device), torch.empty(len(ids)))
+        return predict(self.model_, part).cpu().numpy() if len(ids) else np.empty(0, dtype=np.float32)
 
     def predict_proba(self, X: Table) -> np.ndarray:
         """Chances of the two classes, in the order of `classes_`: float32 [n, 2]; for odd values see `encode_rows`."""

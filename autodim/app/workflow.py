@@ -28,7 +28,7 @@ from ..method.metrics import Metrics, auc, logloss, predict, space
 from ..method.models import ALONE, DLRS, FileCheckpoint, Processes, key_of
 from ..method.retrain import TrainConfig
 from ..method.search import SearchConfig, SearchResult, supernet_auc
-from ..study.study import environment, search_record
+from ..study.runs import environment, search_record
 from ..data.table import Prepared
 
 # %% ../../nbs/app/00_workflow.ipynb #28baf4e5

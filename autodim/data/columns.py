@@ -153,8 +153,8 @@ def typed(name: str, values: pl.Series, rule: Rule) -> pd.Series:
     if len(wrong):
         raise DataError(f"column {name!r}: {wrong[0]!r} is no {rule.kind} value, as the others are ({len(wrong)} such "
                         "values in all); make it missing, or take the column as it is")
-    kinds = {"whole": "Int64", "number": "float64", "date": "datetime64[us]"}
-    return pd.Series([*made.to_list(), None], name=name, dtype=kinds.get(rule.kind, "object"))
+    kinds = {"whole": "Int64", "number": "float64", "truth": "boolean", "date": "datetime64[us]"}
+    return pd.Series([*made.to_list(), None], name=name, dtype=kinds.get(rule.kind, "str"))
 
 # %% ../../nbs/data/05_columns.ipynb #797183c3
 ARROW_KINDS = {"int64": "whole", "double": "number", "bool": "truth", "string": "text", "null": "text",

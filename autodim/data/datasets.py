@@ -36,8 +36,8 @@ from .batches import Data
 from .encode import encode_table
 from .files import DataError, cache_folder, data_folder
 from .columns import Rule
-from .prepare import Preparation, prepare_files
-from .read import Codes, Layout
+from .prepare import Preparation, ScatteredSplit, open_prepared, prepare_files
+from .read import EncodedTable, Layout, TableFiles
 from .split import chronological_split, random_split
 
 # %% ../../nbs/data/08_datasets.ipynb #4aea6ee4
@@ -472,18 +472,19 @@ def load_click_log(
     path, log = find_log(dataset, data_dir), CLICK_LOGS[dataset]
     check_drop(drop_fields, tuple(log.rules))
     rules = {name: rule for name, rule in log.rules.items() if name not in drop_fields}
-    plan = Preparation(dataset, log.label, rules, min_count=min_count, positive_rate=0.5, seed=seed,
-                       fractions=tuple(fractions))
+    plan = Preparation(dataset, log.label, rules, min_count=min_count,
+                       split=ScatteredSplit(seed, tuple(fractions), positive_rate=0.5))
 
-    def checked(codes: Codes) -> Preparation:
-        if codes.rows != log.rows:
-            raise DataError(f"{path}: {codes.rows:,} rows, expected {log.rows:,}: another file, or cut short")
+    def checked(table: EncodedTable) -> Preparation:
+        if table.rows != log.rows:
+            raise DataError(f"{path}: {table.rows:,} rows, expected {log.rows:,}: another file, or cut short")
         return plan
 
     settings = {**asdict(plan), "path": str(path.resolve())}
     folder = cache_folder() / f"{dataset}-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
-    return prepare_files([path], log.layout, (log.label, *rules), checked, settings, folder,
-                         progress=sys.stderr.isatty())
+    source = TableFiles((path,), log.layout, (log.label, *rules))
+    prepare_files(source, checked, settings, folder, progress=sys.stderr.isatty())
+    return open_prepared(folder)
 
 # %% ../../nbs/data/08_datasets.ipynb #d587643f
 # names and folders below the data directory; the half is that of users 1 to 2999, with all timestamps

@@ -11,6 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import time
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from autodim.data.columns import (
 from .encode import check_labels, encode_columns
 from .files import DataError
 from .prepare import Preparation, open_prepared, prepare_files, read_manifest
-from .read import EncodedTable, Layout, header_of, read_files
+from .read import EncodedTable, Layout, TableFiles, header_of, read_files
 from .split import SplitOptions, check_shares, parts_of_rows, rows_of
 from .vocabulary import Vocabulary, factorize, vocabulary_to_dict
 
@@ -161,16 +162,16 @@ def plan_of(file: Path, table: EncodedTable, label: str, options: ColumnOptions,
     found = table.values(label)
     numbers, classes = encode_labels(typed(label, found, Rule(kind)).iloc[:-1])
     texts = tuple(tuple(found.filter(numbers == k)) for k in (0, 1))  # 1 and 1.0 are one class
-    names = [name for name in table.names if name not in options.exclude or name == split.time]
-    schema, rules = recognise(table.names, label, options, lambda name: facts_in(file, table, name))
+    names = dict.fromkeys([*table.names, *options.exclude])  # what is excluded was not read
+    schema, rules = recognise(list(names), label, options, lambda name: facts_in(file, table, name))
 
     def parts(labels: np.ndarray, table: EncodedTable) -> np.ndarray:
         """The part of each row: int8 [n]."""
-        time = split.time and times_in(table, split.time, kind_of_column(file, table, split.time))
-        return parts_of_rows(labels, split, time)
+        times = split.time and times_in(table, split.time, kind_of_column(file, table, split.time))
+        return parts_of_rows(labels, split, times)
 
     about = {"schema": asdict(schema), "classes": classes.tolist(), "split": split.time or "random"}
-    return Preparation(file.name, label, rules, texts, options.min_count, parts=parts, about=about)
+    return Preparation(file.name, label, rules, texts, options.min_count, parts, about)
 
 # %% ../../nbs/data/09_table.ipynb #ab1d4131
 def open_table(folder: str | Path) -> Prepared:
@@ -209,11 +210,11 @@ def prepare(
         layout = layout_of(files)
         names = header_of(files[0], layout)
         options = with_time(names, label, options, split)
-        wanted = [name for name in names if name not in options.exclude or name == split.time]
+        wanted = tuple(name for name in names if name not in options.exclude or name == split.time)
         numerical = {name: rule if rule == "criteo" else int(rule) for name, rule in (options.numerical or {}).items()}
         settings = [label, list(options.categorical), numerical, list(options.exclude), options.min_count, asdict(split)]
-        prepare_files(files, layout, wanted, lambda read: plan_of(files[0], read, label, options, split), settings,
-                      folder, workers, progress)  # fmt: skip
+        prepare_files(TableFiles(tuple(files), layout, wanted),
+                      lambda read: plan_of(files[0], read, label, options, split), settings, folder, workers, progress)
         prepared = open_table(folder)
     for vocabulary in prepared.data.vocabularies:
         if vocabulary.cardinality == 1:
@@ -276,7 +277,9 @@ def encode_rows(frame: pd.DataFrame, vocabularies: Sequence[Vocabulary]) -> torc
     return torch.from_numpy(ids)
 
 # %% ../../nbs/data/09_table.ipynb #a0bc8683
-def read_table(table: str | Path | Sequence[str | Path], columns: Sequence[str] | None = None, as_text: bool = False) -> pd.DataFrame:
+def read_table(
+    table: str | Path | Sequence[str | Path], columns: Sequence[str] | None = None, as_text: bool = False
+) -> pd.DataFrame:
     """A file, or several of one table, as a frame: each column as its kind, or all as categories of text.
 
     Args:
@@ -297,5 +300,9 @@ def read_table(table: str | Path | Sequence[str | Path], columns: Sequence[str] 
             if as_text:
                 made[name] = pd.Categorical.from_codes(codes, read.values(name).to_list())
             else:
-                made[name] = typed(name, read.values(name), Rule(kind_of_column(files[0], read, name))).take(codes).array
+                kind = kind_of_column(files[0], read, name)
+                values = typed(name, read.values(name), Rule(kind))
+                if kind == "time":
+                    values = values.astype(object).map(time.fromisoformat, na_action="ignore")
+                made[name] = values.take(codes).array
     return pd.DataFrame(made)

@@ -126,13 +126,13 @@ def bucketed(column: pd.Series, rule: str, edges: Sequence[float]) -> pd.Series:
 
 
 def plain_values(values: pd.Index) -> np.ndarray:
-    """Values in one type for each kind, whatever type they came as: whole numbers below 2^53 are int64."""
-    kind = pd.api.types.infer_dtype(values)
-    made = values.to_numpy()
-    if kind in ("floating", "integer", "mixed-integer-float"):
+    """Values in one type for each kind, whatever type they came as: whole numbers are int64 where that holds them."""
+    kind, made = pd.api.types.infer_dtype(values), values.to_numpy()
+    if kind in ("floating", "mixed-integer-float"):
         numbers = made.astype(np.float64)
-        small = len(numbers) and np.abs(numbers).max() < 2**53 and not (numbers % 1).any()
-        return made.astype(np.int64) if small else made
+        return numbers.astype(np.int64) if np.abs(numbers).max(initial=0) < 2**53 and not (numbers % 1).any() else numbers
+    if kind == "integer":
+        return made.astype(np.int64) if made.min(initial=0) >= -(2**63) and made.max(initial=0) < 2**63 else made
     if kind == "datetime64" and made.dtype.kind == "M":
         return made.astype("datetime64[us]")
     return made.astype({"boolean": bool, "string": object}.get(kind, made.dtype))
