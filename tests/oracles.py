@@ -26,7 +26,8 @@ def field_tables(embedding, cardinalities) -> list[torch.Tensor]:
     """Each field's own table [c, width]: views into the stacked tables, one a width, fields in their order."""
     stacked = {table.weight.shape[1]: table.weight.detach() for table in embedding.tables}
     used, tables = dict.fromkeys(stacked, 0), []
-    for size, width in zip(cardinalities, embedding.widths):
+    widths = [d * embedding.tables_per_field for d in embedding.dims]
+    for size, width in zip(cardinalities, widths):
         tables.append(stacked[width][used[width]:used[width] + size])
         used[width] += size
     return tables

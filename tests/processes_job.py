@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +18,15 @@ import torch.nn as nn
 
 from autodim.data.batches import Data, Part
 from autodim.data.vocabulary import Vocabulary
+from autodim.method.backbones import BACKBONES, MLP, Backbone, Network
 from autodim.method.lookup import uniform_candidates
-from autodim.method.models import (
-    ALONE, DLRS, MLP, Dropout, FileCheckpoint, Processes, SearchModel, agree, shared_epoch,
-)  # fmt: skip
-from autodim.training.distributed import torchrun
+from autodim.method.models import DLRS, SearchModel
 from autodim.method.retrain import TrainConfig, fit, retrain
 from autodim.method.search import SearchConfig, Searcher, run_epochs, search
-from autodim.method.transform import synchronised
+from autodim.training.checkpoint import FileCheckpoint
+from autodim.training.distributed import Processes, check_agreement, torchrun
+from autodim.training.layers import BatchNorm, Dropout, shared_epoch
+from autodim.training.runtime import Runtime
 
 SEARCHES = {
     "AutoDim-1": SearchConfig(), "AutoDim-2": SearchConfig(variant=2), "AutoDim-3": SearchConfig(variant=3),
@@ -42,8 +42,7 @@ BRANCHES = ("AutoDim-1", "AutoDim-2")  # these also in the paper's N-branch form
 FITS = {name: TrainConfig(epochs=4, patience=4, batch_size=60, lr=0.02, sparse=sparse)
         for name, sparse in (("dense", False), ("sparse", True))}
 FITS["stops early"] = replace(FITS["dense"], epochs=30, patience=1, lr=0.1)
-PLAIN = partial(MLP, hidden=(16, 8), dropout=0.0)
-NOISY = partial(MLP, hidden=(16, 8), dropout=0.5)
+PLAIN, NOISY = Network(hidden=(16, 8), dropout=0.0), Network(hidden=(16, 8), dropout=0.5)
 
 
 def table(double: bool = True) -> Data:
@@ -65,7 +64,8 @@ def searched(config: SearchConfig, processes: Processes, branches: bool = False,
     candidates = uniform_candidates(len(data.fields), config.dims)
     model = SearchModel(data.cardinalities, candidates, config.variant, PLAIN, config.per_field, branches).double()
     searcher = Searcher(model, config, processes)
-    history = run_epochs(searcher, data, torch.Generator().manual_seed(1), False, checkpoint)
+    runtime = Runtime(progress=False, checkpoint=checkpoint, processes=processes)
+    history = run_epochs(searcher, data, torch.Generator().manual_seed(1), runtime)
     return {**model.state_dict(), **{f"history {name}": t for name, t in history.items()}}
 
 
@@ -74,7 +74,7 @@ def fitted(config: TrainConfig, processes: Processes, checkpoint=None) -> dict:
     data = table()
     torch.manual_seed(1)
     model = DLRS(data.cardinalities, [2, 4, 2, 8], PLAIN).double()
-    result = fit(model, data, config, 1, False, checkpoint, processes)
+    result = fit(model, data, config, Runtime(1, "cpu", False, checkpoint, processes))
     rows = torch.tensor([list(row.values()) for row in result.history], dtype=torch.float64)
     return {**result.model.state_dict(), "history": rows, "best": torch.tensor(result.best_epoch)}
 
@@ -82,25 +82,26 @@ def fitted(config: TrainConfig, processes: Processes, checkpoint=None) -> dict:
 def noisy_search(epochs: int, processes: Processes, checkpoint=None, progress: bool = False):
     """The public search in float32, with dropout."""
     config = replace(SEARCHES["AutoDim-2"], epochs=epochs)
-    return search(table(double=False), config, 3, None, NOISY, progress, checkpoint, processes)
+    return search(table(double=False), config, NOISY, Runtime(3, "cpu", progress, checkpoint, processes))
 
 
 def noisy_training(epochs: int, processes: Processes, checkpoint=None, progress: bool = False):
     """The public training in float32, with dropout."""
     config = replace(FITS["dense"], epochs=epochs)
-    return retrain(table(double=False), [2, 4, 2, 8], config, 3, NOISY, progress, checkpoint, processes)
+    runtime = Runtime(3, "cpu", progress, checkpoint, processes)
+    return retrain(table(double=False), [2, 4, 2, 8], config, NOISY, runtime)
 
 
 def normalised(processes: Processes, size: tuple[int, ...], momentum: float | None) -> dict[str, torch.Tensor]:
     """BatchNorm of two batches of which each process has a share: outputs, gradients and running statistics of all."""
     torch.manual_seed(2)
-    norm, x = nn.BatchNorm1d(size[1], momentum=momentum).double(), torch.randn(*size, dtype=torch.float64) * 3 + 20
+    norm, x = BatchNorm(size[1], momentum=momentum).double(), torch.randn(*size, dtype=torch.float64) * 3 + 20
     nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
     pull, out = torch.randn(*size, dtype=torch.float64), {}
     own, n = processes.rows(len(x)), len(x)
     mine = x[own].clone().requires_grad_()
     for _ in range(2):
-        with synchronised(norm) if processes.size > 1 else contextlib.nullcontext():
+        with shared_epoch(norm, processes, 0, 0, kept=False):
             y = norm(mine)
         loss = (y * pull[own]).flatten(1).sum(1).mean()
         slopes = torch.autograd.grad(loss, [mine, norm.weight, norm.bias])
@@ -174,14 +175,17 @@ def everything(folder: Path, processes: Processes) -> dict:
     out["odd batch"] = [failure(lambda: searched(odd, processes)),
                         failure(lambda: fitted(replace(FITS["dense"], batch_size=61), processes))]
     out["small validation"] = failure(lambda: searched(replace(odd, batch_size=150), processes))
-    out["unlike"] = failure(lambda: agree(processes, {"data": "same", "epochs done": processes.rank}))
+    out["unlike"] = failure(lambda: check_agreement(processes, {"data": "same", "epochs done": processes.rank}))
     out["half known"] = failure(lambda: noisy_search(  # a checkpoint that process 1 cannot see
         3, processes, counting[0] if processes.rank == 0 else kept("nowhere")))
-    out["types"] = {type(m).__name__ for m in whole.model.modules()} | {
-        type(m.generator).__name__ for m in whole.model.modules() if isinstance(m, Dropout)}
+    layers = list(whole.model.modules())
+    out["alone again"] = [getattr(m, "processes", Processes()) == Processes() for m in layers] + [
+        m.generator is None for m in layers if isinstance(m, Dropout)]
+    foreign = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))
+    out["foreign"] = failure(lambda: shared_epoch(foreign, processes, 0, 0, False).__enter__())
     copy.deepcopy(whole.model)(table().train.ids, whole.model.selection(1.0).detach()).sum().backward()
-    bfloat = MLP([4], [9], hidden=(8,), bfloat16=True)
-    with synchronised(bfloat):
+    bfloat = Network(hidden=(8,), bfloat16=True).build([4], [9])
+    with shared_epoch(bfloat, processes, 0, 0, kept=False):
         bfloat(torch.randn(6, 4), None).sum().backward()
     out["bfloat16"] = bfloat.layers[0].weight.grad
     return out
@@ -201,12 +205,13 @@ class Mortal(MLP):
 if __name__ == "__main__":
     folder, task = Path(sys.argv[1]), sys.argv[2]
     with torchrun() as processes:
-        assert processes == Processes(int(os.environ["RANK"]), 2) and processes != ALONE
+        assert processes == Processes(int(os.environ["RANK"]), 2) and processes != Processes()
         if task == "all":
             found = everything(folder, processes)
         else:  # the search of "noisy search", killed or gone on with; an epoch is 5 batches for W, and 2 or 3 for alpha
             Mortal.last = 14 if task == "lose" else 0
-            NOISY = partial(Mortal, hidden=(16, 8), dropout=0.5)
+            BACKBONES["Mortal"] = Backbone(Mortal)
+            NOISY = replace(NOISY, name="Mortal")
             result = noisy_search(3, processes, FileCheckpoint(folder / "lost.safetensors", "k"))
             found = {**result.model.state_dict(), **result.history, "alpha": result.alpha}
     assert not torch.distributed.is_initialized()

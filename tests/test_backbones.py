@@ -19,10 +19,10 @@ from test_search import snapshot
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import autodim.method.backbones
+import autodim.method.retrain
 import autodim.method.selection
 from autodim.method.backbones import (
-    BACKBONES, EQUAL, FFM, Align, Network, XDeepFM, bi_interaction, make_model, retrain_network, search_network,
+    ALIGNMENTS, BACKBONES, MLP, Align, Backbone, Linear, Network, XDeepFM, bi_interaction,
 )  # fmt: skip
 from autodim.data.batches import Part
 from autodim.data.vocabulary import Vocabulary
@@ -30,9 +30,10 @@ from autodim.app.estimator import AutoDim, load
 from autodim.app.export import write_onnx, write_torchrec
 from autodim.method.lookup import uniform_candidates
 from autodim.method.metrics import evaluate
-from autodim.method.models import DLRS, MLP, VARIANTS, SearchModel, loss_of
-from autodim.method.retrain import TrainConfig, fit
-from autodim.method.search import SearchConfig, Searcher, alpha_gradient, supernet_auc
+from autodim.method.models import DLRS, VARIANTS, SearchModel, embedding_parameters, loss_of
+from autodim.method.retrain import TrainConfig, fit, retrain
+from autodim.method.search import SearchConfig, Searcher, alpha_gradient, search, supernet_auc
+from autodim.training.runtime import Runtime
 
 SIZES, WIDTHS, HIDDEN = (7, 11, 5, 9), (2, 5, 3, 5), (12, 10)
 MIXED = (WIDTHS, (3, 3, 3), (1, 4, 2), (6, 2), (2, 6))
@@ -50,11 +51,21 @@ def tables_of(name: str, n_fields: int) -> int:
     return n_fields - 1 if name == "FFM" else 1
 
 
+def quiet(seed: int = 0, checkpoint=None) -> Runtime:
+    return Runtime(seed, progress=False, checkpoint=checkpoint)
+
+
+def dlrs(sizes, dims, network: Network, scaled: bool) -> DLRS:
+    """A model in float64, with the scale that only the search has, or without."""
+    model = DLRS(sizes, dims, network)
+    model.backbone = network.build(dims, sizes, search=scaled)
+    return model.double()
+
+
 def build(name: str, widths=WIDTHS, equal="linear", least=0, scaled=False) -> DLRS:
     """A model in float64 and evaluation, none of whose weights, biases and statistics is zero."""
     torch.manual_seed(len(widths) + len(name))
-    make = Network(name, HIDDEN, equal=equal, least=least).make(search=scaled)
-    model = DLRS(SIZES[:len(widths)], [d * tables_of(name, len(widths)) for d in widths], make).double()
+    model = dlrs(SIZES[:len(widths)], widths, Network(name, HIDDEN, alignment=equal, min_dim=least), scaled)
     for q in model.parameters():
         torch.nn.init.normal_(q, std=0.5)
     for norm in model.modules():
@@ -227,7 +238,7 @@ def test_logits_by_loops(name, equal, least, scaled):
 
 
 def test_every_backbone_and_every_way_to_one_dimension_has_its_oracle():
-    assert set(BACKBONES) == set(ORACLES) and set(EQUAL) == {equal for equal, _ in WAYS}
+    assert set(BACKBONES) == set(ORACLES) and set(ALIGNMENTS) == {equal for equal, _ in WAYS}
 
 
 # ---------------------------------------------------------------- one dimension for all
@@ -240,12 +251,13 @@ def test_projections_cost_what_narrow_fields_need(seed):
         d = max(*widths, least)
         counts = {"linear": sum(d_m * d + d for d_m in widths if d_m < d), "zero-padding": 0}
         for equal, count in counts.items():
-            align = Align(widths, equal, least)
+            network = Network(alignment=equal, min_dim=least)
+            align = Align(widths, network)
             assert sum(q.numel() for q in align.parameters()) == count
             assert align(torch.ones(2, sum(widths))).shape == (2, len(widths), d)
-            scaled = Align(widths, equal, least, scaled=True)
+            scaled = Align(widths, network, scaled=True)
             assert sum(q.numel() for q in scaled.parameters()) == count + len(widths)
-    assert list(Align([d] * len(widths)).parameters()) == []
+    assert list(Align([d] * len(widths), Network()).parameters()) == []
 
 
 @every_way
@@ -253,7 +265,7 @@ def test_a_field_begins_with_the_lengths_and_angles_of_its_embeddings(equal, lea
     x = torch.randn(20, sum(WIDTHS))
     parts = x.split(WIDTHS, 1)
     for factor, scaled in ((1.0, False), (0.1, True)):
-        wide = Align(WIDTHS, equal, least, scaled)(x).detach() / factor
+        wide = Align(WIDTHS, Network(alignment=equal, min_dim=least), scaled)(x).detach() / factor
         for m, part in enumerate(parts):
             torch.testing.assert_close(wide[:, m] @ wide[:, m].T, part @ part.T, rtol=1e-4, atol=1e-5)
 
@@ -262,7 +274,8 @@ def test_a_field_begins_with_the_lengths_and_angles_of_its_embeddings(equal, lea
 @pytest.mark.parametrize("scaled", [False, True])
 def test_more_axes_are_carried_along(equal, least, scaled):
     """[B, Σ widths, K] is K times [B, Σ widths]."""
-    align, h0 = Align(WIDTHS, equal, least, scaled).double(), torch.randn(3, sum(WIDTHS), 4, dtype=torch.float64)
+    align = Align(WIDTHS, Network(alignment=equal, min_dim=least), scaled).double()
+    h0 = torch.randn(3, sum(WIDTHS), 4, dtype=torch.float64)
     for q in align.parameters():
         torch.nn.init.normal_(q)
     torch.testing.assert_close(align(h0), torch.stack([align(h0[..., k]) for k in range(4)], 3), rtol=1e-12, atol=1e-12)
@@ -279,8 +292,8 @@ def drawn(shape, *key) -> torch.Tensor:
 def ordered(name: str, order, equal: str, least: int, scaled: bool) -> DLRS:
     """A model of fields in this order, what belongs to a field drawn by its number, all else by its name."""
     widths, sizes, k = [WIDTHS[m] for m in order], [SIZES[m] for m in order], tables_of(name, len(order))
-    make, d = Network(name, HIDDEN, equal=equal, least=least).make(search=scaled), max(*widths, least)
-    model = DLRS(sizes, [d * k for d in widths], make).double().eval()
+    d = max(*widths, least)
+    model = dlrs(sizes, widths, Network(name, HIDDEN, alignment=equal, min_dim=least), scaled).eval()
     with torch.no_grad():
         for key, q in model.named_parameters():
             q.copy_(drawn(q.shape, key))
@@ -345,12 +358,12 @@ def filled(module: torch.nn.Module) -> torch.nn.Module:
 
 IDS = torch.tensor([[1, 2, 0], [0, 3, 2]])
 GRADIENTS = {
-    **{f"Align {equal} {least}": (Align([2, 3, 1], equal, least, True), lambda align, x: align(x), (2, 6))
+    **{f"Align {equal} {least}": (Align([2, 3, 1], Network(alignment=equal, min_dim=least), True), lambda align, x: align(x), (2, 6))
        for equal, least in (("linear", 0), ("linear", 4), ("zero-padding", 0))},
-    "Align of tables": (Align([2, 3, 1]), lambda align, x: align(x), (2, 6, 2)),
+    "Align of tables": (Align([2, 3, 1], Network()), lambda align, x: align(x), (2, 6, 2)),
     "bi_interaction": (torch.nn.Identity(), lambda _, x: bi_interaction(x), (2, 4, 3)),
-    "FFM": (FFM([4, 6, 2], [4, 5, 3], scaled=True), lambda ffm, x: ffm(x, IDS), (2, 12)),
-    "xDeepFM": (XDeepFM([3] * 4, [2] * 4, HIDDEN, maps=(3, 2)), lambda net, x: net.interactions(x), (2, 4, 3)),
+    "FFM": (Network("FFM").build([2, 3, 1], [4, 5, 3], search=True), lambda ffm, x: ffm(x, IDS), (2, 12)),
+    "xDeepFM": (XDeepFM([3] * 4, [2] * 4, Network(hidden=HIDDEN), maps=(3, 2)), lambda net, x: net.interactions(x), (2, 4, 3)),
 }
 
 
@@ -377,7 +390,7 @@ class Elements(TorchDispatchMode):
 def elements(name: str, n_fields: int, batch: int = 4, d: int = 4) -> list[int]:
     """Of all results of a step, forward and backward, after the lookup."""
     widths = [d, d // 2] * (n_fields // 2)
-    backbone = Network(name, (4,), 0.0).make()(widths, [2] * n_fields)
+    backbone = Network(name, (4,), 0.0).build(widths, [2] * n_fields)
     h0, ids = torch.randn(batch, sum(widths), requires_grad=True), torch.zeros(batch, n_fields, dtype=torch.int64)
     with Elements() as recorder:
         backbone(h0, ids).sum().backward()
@@ -422,21 +435,20 @@ def parameters_after_embeddings(name: str, widths, sizes, least: int) -> int:
 @pytest.mark.parametrize("least", [0, 6])
 @pytest.mark.parametrize("widths", [WIDTHS, (4, 4, 4, 4)])
 def test_parameters_are_those_of_the_definition(name, widths, least):
-    k, network = tables_of(name, 4), Network(name, HIDDEN, least=least)
-    model = make_model(SIZES, widths, network)
-    assert sum(q.numel() for q in model.embedding.parameters()) == sum(d * k * s for d, s in zip(widths, SIZES))
+    k, network = tables_of(name, 4), Network(name, HIDDEN, min_dim=least)
+    model = DLRS(SIZES, widths, network)
+    assert network.table_rows(SIZES) == [k * size for size in SIZES] and model.dims == widths
+    assert embedding_parameters(model) == sum(d * k * s for d, s in zip(widths, SIZES))
     expected = parameters_after_embeddings(name, widths, SIZES, least)
     assert sum(q.numel() for q in model.backbone.parameters()) == expected
     for scaled in (True, False):
-        make = replace(network, scaled=scaled).make(search=True)
-        searched = make([d * k for d in widths], SIZES)
+        searched = replace(network, learned_scale=scaled).build(widths, SIZES, search=True)
         assert sum(q.numel() for q in searched.parameters()) == expected + 4 * (scaled and name in SUMMING)
 
 
 @every_name
 def test_settings_arrive(name):
-    make = Network(name, (6, 5, 4), 0.25, True, "zero-padding").make()
-    backbone = make([d * tables_of(name, 4) for d in WIDTHS], SIZES)
+    backbone = Network(name, (6, 5, 4), 0.25, True, "zero-padding").build(WIDTHS, SIZES)
     rates = [part.rate for part in backbone.modules() if type(part).__name__ == "Dropout"]
     assert rates == [0.25] * 3 * (name in DEEP)
     assert [part.bfloat16 for part in backbone.modules() if isinstance(part, MLP)] == [True] * (name in DEEP)
@@ -448,7 +460,7 @@ def test_settings_arrive(name):
 @pytest.mark.parametrize("settings, message", [
     ({"name": "DeepMF"}, "backbone 'DeepMF': expected one of MLP, FM, WideDeep"),
     ({"name": "fm"}, "backbone 'fm': expected one of MLP"),
-    ({"name": "FM", "equal": "padding"}, "equal='padding': expected one of linear, zero-padding"),
+    ({"name": "FM", "alignment": "padding"}, "alignment='padding': expected one of linear, zero-padding"),
 ])
 def test_unknown_names_are_refused(settings, message):
     with pytest.raises(ValueError, match=message) as error:
@@ -457,21 +469,41 @@ def test_unknown_names_are_refused(settings, message):
 
 
 def test_unknown_names_are_refused_where_they_are_given():
-    with pytest.raises(ValueError, match="equal='none': expected one of linear"):
-        Align([2, 3], "none")
     with pytest.raises(ValueError, match="backbone.*'DeepMF'.*one of MLP, FM"):
         AutoDim(backbone="DeepMF").fit(clicks(), label="click")
 
 
-@pytest.mark.parametrize("widths", [[4, 4, 5], [3], [2, 2, 2, 2]])
-def test_ffm_refuses_widths_that_are_not_of_its_tables(widths):
-    with pytest.raises(ValueError, match=f"FFM needs M - 1 = {len(widths) - 1} tables a field"):
-        FFM(widths, [9] * len(widths))
+def test_ffm_says_that_it_needs_two_fields(make_data):
+    for call in (lambda: search(make_data(sizes=(6,)), SEARCH, Network("FFM"), quiet()),
+                 lambda: DLRS([6], [2], Network("FFM")), lambda: Network("FFM").build([2], [6])):
+        with pytest.raises(ValueError, match="FFM needs two fields"):
+            call()
 
 
-def test_ffm_says_in_the_search_that_it_needs_two_fields(make_data):
-    with pytest.raises(ValueError, match="two fields"):
-        search_network(make_data(sizes=(6,)), SEARCH, 0, Network("FFM"), False)
+class Sum(torch.nn.Module):
+    """A user's own backbone: a linear part and the sum of all embeddings; field-aware."""
+
+    def __init__(self, dims, cardinalities, network) -> None:
+        super().__init__()
+        self.linear, self.factor = Linear(cardinalities), torch.nn.Parameter(torch.tensor(network.dropout))
+
+    def forward(self, h0, ids):
+        return self.linear(ids) + self.factor * h0.sum(1)
+
+
+def test_a_backbone_of_ones_own_is_searched_and_trained_by_name(monkeypatch, make_data):
+    monkeypatch.setitem(BACKBONES, "Sum", Backbone(Sum, field_aware=True))
+    monkeypatch.setitem(BACKBONES, "plain Sum", Backbone(Sum))
+    monkeypatch.setitem(BACKBONES, "Other", Backbone(MLP, pretrained="plain Sum"))
+    data, network = make_data(), Network("Sum", dropout=0.25)
+    found = search(data, SEARCH, network, quiet())
+    assert set(found.dims.values()) <= {2, 4} and found.alpha.shape == (4, 2)
+    trained = retrain(data, list(found.dims.values()), TRAIN, network, quiet())
+    assert isinstance(trained.model.backbone, Sum) and trained.model.embedding.tables_per_field == 3
+    assert embedding_parameters(trained.model) == sum(
+        d * rows for d, rows in zip(found.dims.values(), network.table_rows(data.cardinalities)))
+    with pytest.raises(ValueError, match="Other has no weight 'backbone.*' of plain Sum"):
+        retrain(data, [2] * 4, TRAIN, Network("Other"), quiet())
 
 
 # ---------------------------------------------------------------- search
@@ -487,12 +519,10 @@ def quiet_noise(monkeypatch):
 def searcher_of(name: str, variant: int, data, dtype=torch.float64) -> Searcher:
     """Some steps into a search, without dropout."""
     torch.manual_seed(variant)
-    dims = [d * tables_of(name, len(data.fields)) for d in (2, 4)]
-    candidates = uniform_candidates(len(data.fields), dims)
-    make = Network(name, HIDDEN, dropout=0.0).make(search=True)
-    model = SearchModel(data.cardinalities, candidates, variant, make).to(dtype)
+    candidates = uniform_candidates(len(data.fields), (2, 4))
+    model = SearchModel(data.cardinalities, candidates, variant, Network(name, HIDDEN, dropout=0.0)).to(dtype)
     torch.nn.init.normal_(model.selection.logits)
-    searcher = Searcher(model, SearchConfig(variant=variant, dims=tuple(dims), lr=0.01))
+    searcher = Searcher(model, SearchConfig(variant=variant, dims=(2, 4), lr=0.01))
     for _ in range(2):
         searcher.weight_step(batch_of(data.train, dtype))
     return searcher
@@ -544,7 +574,7 @@ def test_alpha_step_moves_alpha_alone(name, variant, make_data):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_ffm_is_searched_over_dimensions_of_one_table(variant, make_data):
     data, config = make_data(), replace(SEARCH, variant=variant, dims=(1, 2, 5), alpha_lr=0.3)
-    found = search_network(data, config, 1, Network("FFM"), progress=False)
+    found = search(data, config, Network("FFM"), quiet(1))
     assert list(found.dims) == list(data.fields) and len(set(found.dims.values())) > 1
     assert list(found.dims.values()) == [(1, 2, 5)[n] for n in found.alpha.argmax(1).tolist()]
     assert found.model.backbone.align.d == 5
@@ -552,8 +582,8 @@ def test_ffm_is_searched_over_dimensions_of_one_table(variant, make_data):
     assert all(0 < score < 1 for score in scores) and len(set(scores)) > 1
     with pytest.raises(ValueError):
         supernet_auc(found.model, data.val, [15] * 4)  # the width of its three tables
-    trained = retrain_network(data, list(found.dims.values()), replace(TRAIN, epochs=1), 1, Network("FFM"), False)
-    assert trained.model.embedding.widths == tuple(3 * d for d in found.dims.values())
+    trained = retrain(data, list(found.dims.values()), replace(TRAIN, epochs=1), Network("FFM"), quiet(1))
+    assert trained.model.dims == tuple(found.dims.values()) and trained.model.embedding.tables_per_field == 3
 
 
 @pytest.mark.parametrize("variant", [1, 3])
@@ -561,8 +591,8 @@ def test_a_candidate_of_ffm_is_the_first_digits_of_each_of_its_tables(variant):
     """With one candidate chosen, a table has its first d_n columns and zeros; pairs meet in the smaller dimension."""
     torch.manual_seed(0)
     dims, n_fields, chosen = (1, 2, 4), 4, (1, 4, 2, 2)
-    candidates = uniform_candidates(n_fields, [3 * d for d in dims])
-    model = SearchModel(SIZES, candidates, variant, Network("FFM").make()).double()
+    candidates = uniform_candidates(n_fields, dims)
+    model = SearchModel(SIZES, candidates, variant, Network("FFM", learned_scale=False)).double()
     for q in model.parameters():
         torch.nn.init.normal_(q)
     p = torch.eye(3, dtype=torch.float64)[[dims.index(d) for d in chosen]]
@@ -586,12 +616,12 @@ def test_a_candidate_of_ffm_is_the_first_digits_of_each_of_its_tables(variant):
 @pytest.mark.parametrize("stop", [1, 2])
 @pytest.mark.parametrize("name", ["FM", "FFM"])
 def test_a_resumed_search_equals_an_uninterrupted_one(name, stop, make_data):
-    run = partial(search_network, make_data(), replace(SEARCH, epochs=3), 1, Network(name), False)
-    whole, memory = run(), Memory(stop)
+    run = partial(search, make_data(), replace(SEARCH, epochs=3), Network(name))
+    whole, memory = run(quiet(1)), Memory(stop)
     with pytest.raises(KeyboardInterrupt):
-        run(checkpoint=memory)
+        run(quiet(1, memory))
     torch.rand(5)
-    resumed = run(checkpoint=memory)
+    resumed = run(quiet(1, memory))
     assert resumed.alpha.equal(whole.alpha) and resumed.dims == whole.dims and same(resumed.history, whole.history)
     assert same(resumed.model.state_dict(), whole.model.state_dict())
 
@@ -605,8 +635,8 @@ def test_a_seed_fixes_everything_and_the_callers_random_numbers_go_on(name, make
     searches, trainings = [], []
     for seed in (0, 0, 1):
         before = torch.get_rng_state()
-        searches.append(search_network(data, replace(SEARCH, epochs=1), seed, network, False))
-        trainings.append(retrain_network(data, [2, 4, 2, 1], replace(TRAIN, epochs=1), seed, network, False))
+        searches.append(search(data, replace(SEARCH, epochs=1), network, quiet(seed)))
+        trainings.append(retrain(data, [2, 4, 2, 1], replace(TRAIN, epochs=1), network, quiet(seed)))
         assert torch.get_rng_state().equal(before)
         torch.rand(3)
     assert searches[0].alpha.equal(searches[1].alpha) and not searches[0].alpha.equal(searches[2].alpha)
@@ -621,10 +651,10 @@ def test_a_seed_fixes_everything_and_the_callers_random_numbers_go_on(name, make
 @pytest.mark.parametrize("sparse", [False, True])
 def test_all_parameters_are_trained(name, sparse, make_data):
     data = make_data()
-    result = retrain_network(data, [2, 4, 2, 1], replace(TRAIN, sparse=sparse), 0, Network(name, (8,)), False)
+    result = retrain(data, [2, 4, 2, 1], replace(TRAIN, sparse=sparse), Network(name, (8,)), quiet())
     fresh = torch.random.get_rng_state()
     torch.manual_seed(0)
-    start = make_model(data.cardinalities, [2, 4, 2, 1], Network(name, (8,))).state_dict()
+    start = DLRS(data.cardinalities, [2, 4, 2, 1], Network(name, (8,))).state_dict()
     torch.random.set_rng_state(fresh)
     assert start.keys() == result.model.state_dict().keys()
     assert [key for key, t in result.model.state_dict().items() if t.equal(start[key])] == []
@@ -650,39 +680,39 @@ def test_a_linear_model_does_not_learn_it(together):
 @every_name
 def test_every_backbone_learns_what_two_fields_decide_together(name, together):
     config = TrainConfig(epochs=8, patience=8, batch_size=100, lr=0.03)
-    found = retrain_network(together, [4, 4, 2], config, 0, Network(name, (16,), dropout=0.1), False)
+    found = retrain(together, [4, 4, 2], config, Network(name, (16,), dropout=0.1), quiet())
     assert found.val.auc > 0.9
 
 
 def begun(monkeypatch) -> list[dict[str, torch.Tensor]]:
-    """The weights with which each training begins that FNN does itself."""
+    """The weights with which each training begins."""
     seen = []
 
     def spy(model, *arguments):
         seen.append({key: t.clone() for key, t in model.state_dict().items()})
         return fit(model, *arguments)
-    monkeypatch.setattr(autodim.method.backbones, "fit", spy)
+    monkeypatch.setattr(autodim.method.retrain, "fit", spy)
     return seen
 
 
 @every_way
 def test_fnn_begins_with_what_an_fm_has_learnt(equal, least, monkeypatch, make_data):
     data, dims, seen = make_data(), [2, 5, 3, 5], begun(monkeypatch)
-    network = Network("FNN", HIDDEN, equal=equal, least=least)
-    fnn = retrain_network(data, dims, TRAIN, 3, network, False)
-    trained = retrain_network(data, dims, TRAIN, 3, replace(network, name="FM"), False).model.state_dict()
+    network = Network("FNN", HIDDEN, alignment=equal, min_dim=least)
+    fnn = retrain(data, dims, TRAIN, network, quiet(3))
+    first = seen[1]  # after the FM's
+    trained = retrain(data, dims, TRAIN, replace(network, name="FM"), quiet(3)).model.state_dict()
     torch.manual_seed(3)
-    fresh = make_model(data.cardinalities, dims, network).state_dict()
-    (first,) = seen
+    fresh = DLRS(data.cardinalities, dims, network).state_dict()
     assert {key for key in first if ".deep." not in key} == trained.keys()
     for key, t in first.items():
         assert t.equal(trained[key] if key in trained else fresh[key]), key
         assert key not in trained or not t.equal(fresh[key]), key
     parts = {"tables", "linear"} | (set() if equal == "zero-padding" else {"align"})
     assert {key.split(".")[1] for key in trained} == parts
-    model = make_model(data.cardinalities, dims, network)
+    model = DLRS(data.cardinalities, dims, network)
     model.load_state_dict(first)
-    expected = fit(model, data, TRAIN, 3, False)
+    expected = fit(model, data, TRAIN, quiet(3))
     assert expected.history == fnn.history and same(expected.model.state_dict(), fnn.model.state_dict())
 
 
@@ -691,17 +721,14 @@ def test_fnn_begins_with_what_an_fm_has_learnt(equal, least, monkeypatch, make_d
 def test_a_resumed_training_equals_an_uninterrupted_one(name, stop, monkeypatch, make_data):
     """And FNN, going on, does not train its FM again."""
     config = TrainConfig(epochs=4, patience=4, batch_size=50, lr=0.01)
-    run = partial(retrain_network, make_data(), [2, 4, 2, 8], config, 1, Network(name, HIDDEN), False)
-    whole, memory = run(), Memory(stop)
+    run = partial(retrain, make_data(), [2, 4, 2, 8], config, Network(name, HIDDEN))
+    whole, memory, trainings = run(quiet(1)), Memory(stop), begun(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        run(checkpoint=memory)
+        run(quiet(1, memory))
     torch.rand(5)
-
-    def again(*arguments):
-        raise AssertionError("the FM is trained again")
-    if name == "FNN":
-        monkeypatch.setattr(autodim.method.backbones, "retrain", again)
-    resumed = run(checkpoint=memory)
+    assert len(trainings) == 1 + (name == "FNN")
+    resumed = run(quiet(1, memory))
+    assert len(trainings) == 2 + (name == "FNN")
     assert len(resumed.history) > stop and resumed.history == whole.history and resumed.val == whole.val
     assert same(resumed.model.state_dict(), whole.model.state_dict())
 
@@ -709,7 +736,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(name, stop, monkeypatch,
 @pytest.mark.parametrize("name", ["FM", "FNN", "FFM"])
 def test_dimensions_of_another_number_of_fields_are_refused(name, make_data):
     with pytest.raises(ValueError, match="3 dims for the 4 fields field 0, field 1, field 2, field 3"):
-        retrain_network(make_data(), [2, 2, 2], TRAIN, 0, Network(name), False)
+        retrain(make_data(), [2, 2, 2], TRAIN, Network(name), quiet())
 
 
 # ---------------------------------------------------------------- files
@@ -729,7 +756,7 @@ def test_an_estimator_predicts_as_before_it_was_saved(name, tmp_path):
     model = AutoDim(dims=(2, 4), backbone=name, hidden=(8,), search_epochs=1, epochs=2, batch_size=50, f=2,
                     rivals=False)
     model.fit(table, label="click").save(tmp_path / "model")
-    again, kind = load(tmp_path / "model"), type(make_model([2, 2], [2, 2], Network(name)).backbone)
+    again, kind = load(tmp_path / "model"), type(DLRS([2, 2], [2, 2], Network(name)).backbone)
     assert type(again.model_.backbone) is type(model.model_.backbone) is kind
     assert np.array_equal(again.predict_proba(table), model.predict_proba(table))
     assert np.array_equal(again.predict(table), model.predict(table)) and again.dims_ == model.dims_
@@ -737,9 +764,9 @@ def test_an_estimator_predicts_as_before_it_was_saved(name, tmp_path):
 
 
 def test_an_ffm_is_refused_by_name_where_a_field_has_one_table(tmp_path):
-    model, fields = make_model(SIZES, [4, 4, 4, 4], Network("FFM")), ["a", "b", "c", "d"]
+    model, fields = DLRS(SIZES, [4, 4, 4, 4], Network("FFM")), ["a", "b", "c", "d"]
     vocabularies = [Vocabulary(field, np.arange(size - 1)) for field, size in zip(fields, SIZES)]
-    with pytest.raises(ValueError, match="FFM has M - 1 tables a field.*ONNX"):
+    with pytest.raises(ValueError, match="3 tables a field.*ONNX"):
         write_torchrec(dict.fromkeys(fields, 4), vocabularies, tmp_path / "torchrec.json", model)
     assert not list(tmp_path.iterdir())
 
@@ -749,7 +776,8 @@ class Together(torch.nn.Module):
 
     def __init__(self, widths, cardinalities) -> None:
         super().__init__()
-        self.each = torch.nn.ModuleList(Network(name, HIDDEN).make()(widths, cardinalities) for name in BACKBONES)
+        built = {name: widths if name != "FFM" else [w // (len(widths) - 1) for w in widths] for name in BACKBONES}
+        self.each = torch.nn.ModuleList(Network(name, HIDDEN).build(dims, cardinalities) for name, dims in built.items())
 
     def forward(self, h0, ids):
         logits = torch.stack([backbone(h0, ids) for backbone in self.each], 1)
@@ -761,7 +789,8 @@ def exported(tmp_path_factory):
     """A model of all backbones, since an export takes two seconds, and what ONNX Runtime loads of it."""
     torch.manual_seed(0)
     sizes, path = (*SIZES, len(BACKBONES)), tmp_path_factory.mktemp("onnx") / "model.onnx"
-    model = DLRS(sizes, (4, 12, 8, 12, 4), Together)  # FFM's four tables, of dimensions 1, 3, 2, 3, 1
+    model = DLRS(sizes, (4, 12, 8, 12, 4))  # FFM's four tables, of dimensions 1, 3, 2, 3, 1
+    model.backbone = Together(model.dims, sizes)
     for q in model.parameters():
         torch.nn.init.normal_(q, std=0.4)
     for seed in range(30):  # running statistics that are those of its layers

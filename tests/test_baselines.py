@@ -14,6 +14,7 @@ from autodim.method.baselines import bias_only, random_dims, uniform_dims
 from autodim.method.lookup import Candidates, uniform_candidates
 from autodim.method.metrics import Metrics, evaluate, predict
 from autodim.method.retrain import TrainConfig
+from autodim.training.runtime import Runtime
 
 
 def test_random_dims_are_uniform_and_independent():
@@ -61,7 +62,7 @@ def test_bias_only_is_a_logistic_regression(seed, make_data, monkeypatch):
         found = evaluate(model, data.train)
         return Metrics(-found.logloss, found.logloss)
     monkeypatch.setattr(autodim.method.retrain, "evaluate", by_training_loss)
-    fitted = bias_only(data, TrainConfig(epochs=400, patience=60, batch_size=900, lr=0.1), progress=False)
+    fitted = bias_only(data, TrainConfig(epochs=400, patience=60, batch_size=900, lr=0.1), Runtime(progress=False))
     exact = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000)
     exact.fit(one_hot(data.train.ids, data.cardinalities), data.train.labels.numpy())
     expected = exact.decision_function(one_hot(data.test.ids, data.cardinalities))
@@ -70,7 +71,7 @@ def test_bias_only_is_a_logistic_regression(seed, make_data, monkeypatch):
 
 def test_bias_only_as_it_is_run_reaches_the_regressions_auc(make_data):
     data = make_data(sizes=(20, 40, 10), rows=(4000, 1000, 1000), effect=0.8)
-    fitted = bias_only(data, TrainConfig(lr=0.01, batch_size=100), progress=False)
+    fitted = bias_only(data, TrainConfig(lr=0.01, batch_size=100), Runtime(progress=False))
     exact = LogisticRegression().fit(one_hot(data.train.ids, data.cardinalities), data.train.labels.numpy())
     expected = roc_auc_score(data.test.labels, exact.decision_function(one_hot(data.test.ids, data.cardinalities)))
     assert evaluate(fitted.model, data.test).auc == pytest.approx(expected, abs=0.005)
@@ -80,5 +81,5 @@ def test_bias_only_as_it_is_run_reaches_the_regressions_auc(make_data):
 def test_bias_only_leaves_the_callers_random_numbers_alone(make_data):
     torch.manual_seed(77)
     before = torch.get_rng_state()
-    bias_only(make_data(), TrainConfig(epochs=1), progress=False)
+    bias_only(make_data(), TrainConfig(epochs=1), Runtime(progress=False))
     assert torch.get_rng_state().equal(before)

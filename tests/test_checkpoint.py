@@ -1,15 +1,16 @@
 """An interrupted training goes on as if nothing had happened: resumed = uninterrupted, to the last bit."""
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
 
-from autodim.method.models import MLP
+from autodim.method.backbones import Network
 from autodim.method.retrain import TrainConfig, retrain
 from autodim.method.search import SearchConfig, search
+from autodim.training.runtime import Runtime
 
-BACKBONE = partial(MLP, hidden=(16, 8))
+NETWORK = Network(hidden=(16, 8))
+DIMS = [2, 4, 2, 8]
 
 
 class Memory:
@@ -26,6 +27,10 @@ class Memory:
         self.left -= 1
         if self.left == 0:
             raise KeyboardInterrupt
+
+
+def quiet(checkpoint=None) -> Runtime:
+    return Runtime(1, progress=False, checkpoint=checkpoint)
 
 
 def same(a, b) -> bool:
@@ -45,12 +50,12 @@ SEARCHES = {
 def test_a_resumed_search_equals_an_uninterrupted_one(name, stop, make_data):
     data = make_data()  # 300 training and 120 validation rows: batches of 50 end within the validation's own epoch
     config = replace(SEARCHES[name], dims=(2, 4), epochs=3, f=2, batch_size=50, tau_decay=0.05)
-    run = partial(search, data, config, 1, make_backbone=BACKBONE, progress=False)
-    whole, memory = run(), Memory(stop)
+    memory = Memory(stop)
+    whole = search(data, config, NETWORK, quiet())
     with pytest.raises(KeyboardInterrupt):
-        run(checkpoint=memory)
+        search(data, config, NETWORK, quiet(memory))
     torch.rand(5)  # the caller's random numbers are not those of the search
-    resumed = run(checkpoint=memory)
+    resumed = search(data, config, NETWORK, quiet(memory))
     assert torch.equal(resumed.alpha, whole.alpha) and resumed.dims == whole.dims
     assert same(resumed.history, whole.history)
     assert same(resumed.model.state_dict(), whole.model.state_dict())
@@ -60,11 +65,11 @@ def test_a_resumed_search_equals_an_uninterrupted_one(name, stop, make_data):
 @pytest.mark.parametrize("sparse", [False, True])
 def test_a_resumed_training_equals_an_uninterrupted_one(sparse, stop, make_data):
     config = TrainConfig(epochs=5, patience=4, batch_size=50, lr=0.01, sparse=sparse)
-    run = partial(retrain, make_data(), [2, 4, 2, 8], config, 1, BACKBONE, False)
-    whole, memory = run(), Memory(stop)
+    data, memory = make_data(), Memory(stop)
+    whole = retrain(data, DIMS, config, NETWORK, quiet())
     with pytest.raises(KeyboardInterrupt):
-        run(checkpoint=memory)
-    resumed = run(checkpoint=memory)
+        retrain(data, DIMS, config, NETWORK, quiet(memory))
+    resumed = retrain(data, DIMS, config, NETWORK, quiet(memory))
     assert len(resumed.history) > stop  # something was left to do
     assert resumed.history == whole.history and resumed.best_epoch == whole.best_epoch and resumed.val == whole.val
     assert same(resumed.model.state_dict(), whole.model.state_dict())
@@ -72,19 +77,18 @@ def test_a_resumed_training_equals_an_uninterrupted_one(sparse, stop, make_data)
 
 def test_a_finished_training_is_not_done_again(make_data):
     config = TrainConfig(epochs=30, patience=1, batch_size=50, lr=0.05)
-    run = partial(retrain, make_data(), [2, 4, 2, 8], config, 1, BACKBONE, False)
-    memory = Memory()
-    whole = run(checkpoint=memory)
+    data, memory = make_data(), Memory()
+    whole = retrain(data, DIMS, config, NETWORK, quiet(memory))
     assert len(whole.history) < 30  # patience ended it
     saved = len(memory.states)
-    again = run(checkpoint=memory)
+    again = retrain(data, DIMS, config, NETWORK, quiet(memory))
     assert len(memory.states) == saved and again.history == whole.history
     assert same(again.model.state_dict(), whole.model.state_dict())
 
 
 def test_saved_states_do_not_change_as_training_goes_on(make_data):
     memory = Memory()
-    retrain(make_data(), [2, 4, 2, 8], TrainConfig(epochs=3, batch_size=50), 1, BACKBONE, False, memory)
+    retrain(make_data(), DIMS, TrainConfig(epochs=3, batch_size=50), NETWORK, quiet(memory))
     first, last = memory.states[0], memory.states[-1]
     assert any(not torch.equal(first[name], last[name]) for name in first if name.startswith("model/"))
     assert len(first["history/rows"]) == 1
@@ -92,7 +96,6 @@ def test_saved_states_do_not_change_as_training_goes_on(make_data):
 
 def test_a_state_is_plain_tensors(make_data):
     memory = Memory()
-    search(make_data(), SearchConfig(dims=(2, 4), epochs=1, batch_size=50), 0, make_backbone=BACKBONE, progress=False,
-           checkpoint=memory)
+    search(make_data(), SearchConfig(dims=(2, 4), epochs=1, batch_size=50), NETWORK, quiet(memory))
     assert all(type(name) is str and type(t) is torch.Tensor and t.device.type == "cpu"
                for name, t in memory.states[0].items())

@@ -155,7 +155,7 @@ WRONG = [
 
 @pytest.mark.parametrize("step, option, value, expected", WRONG, ids=[" ".join(wrong[:3]) for wrong in WRONG])
 def test_a_wrong_setting_is_named_and_does_not_stay(step, option, value, expected, trained, monkeypatch):
-    monkeypatch.setattr("autodim.method.models.FileCheckpoint.save", lambda *_: pytest.fail("it worked on it"))
+    monkeypatch.setattr("autodim.training.checkpoint.FileCheckpoint.save", lambda *_: pytest.fail("it worked on it"))
     before, table = files(trained), trained.parent / "clicks.csv"
     run = [table, "--label", "click", "--run", trained] if step == "prepare" else [trained, "--quiet"]
     code, out, err = call(step, *run, option, value)
@@ -218,8 +218,8 @@ def test_files_of_a_run(trained):
 
 def test_a_step_given_again_changes_nothing(trained, monkeypatch):
     before = files(trained)
-    for epoch in ("search.run_epoch", "retrain.train_epoch", "models.FileCheckpoint.save"):
-        monkeypatch.setattr(f"autodim.method.{epoch}", lambda *_: pytest.fail("an epoch was done again"))
+    for epoch in ("method.search.run_epoch", "method.retrain.train_epoch", "training.checkpoint.FileCheckpoint.save"):
+        monkeypatch.setattr(f"autodim.{epoch}", lambda *_: pytest.fail("an epoch was done again"))
     table = trained.parent / "clicks.csv"
     outputs = [call("prepare", table, "--label", "click", "--run", trained), call("search", trained, "--quiet"),
                call("train", trained, "--quiet")]

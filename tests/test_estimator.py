@@ -22,7 +22,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from autodim.data.files import DataError
 from autodim.app.estimator import AutoDim, cooling, fitting_batch, load
 from autodim.app.settings import SETTINGS, Settings, settings_table
-from autodim.method.models import FileCheckpoint
+from autodim.training.checkpoint import FileCheckpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:left out")
 SMALL = {"hidden": (8,), "dropout": 0.1, "search_epochs": 2, "epochs": 3, "batch_size": 50, "f": 2, "dims": (2, 4, 8)}
@@ -387,7 +387,7 @@ def test_every_setting_is_judged_somewhere():
     ("numerical", ["price"]), ("time", "nothing"), ("time", "click"), ("exclude", ("user", "item", "price")),
 ])
 def test_a_setting_that_does_not_fit_the_table_is_named_before_any_training(setting, value, monkeypatch):
-    monkeypatch.setattr("autodim.app.workflow.search_network", lambda *a, **k: pytest.fail("it searched"))
+    monkeypatch.setattr("autodim.app.workflow.search", lambda *a, **k: pytest.fail("it searched"))
     with pytest.raises(ValueError) as error:
         AutoDim(**SMALL | {setting: value}).fit(TABLE, label="click")
     assert "\n" not in str(error.value) and any(word in str(error.value) for word in (setting, "left out"))

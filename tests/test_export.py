@@ -8,7 +8,6 @@ import logging
 import math
 import subprocess
 import warnings
-from functools import partial
 
 import numpy as np
 import onnx
@@ -22,12 +21,14 @@ from test_data import COLUMNS, encode_elsewhere
 
 from autodim.data.files import DataError
 from autodim.data.vocabulary import Vocabulary, fit_vocabulary
+from autodim.app.export import json_lines
 from autodim.app.export import (
-    deepctr_features, embedding_tables, fuxictr_feature_map, fuxictr_specs, lines_of, module_names, read_vocabularies,
+    deepctr_features, embedding_tables, fuxictr_feature_map, fuxictr_specs, module_names, read_vocabularies,
     table_weights, torchrec_tables, write_deepctr, write_fuxictr, write_onnx, write_torchrec, write_vocabularies,
 )  # fmt: skip
 from autodim.method.lookup import FieldEmbedding
-from autodim.method.models import DLRS, MLP
+from autodim.method.backbones import Network
+from autodim.method.models import DLRS
 
 FIELDS = ("userId", "shop.type", "type", "Zip code", "ü", "shop_type")
 SIZES, DIMS = (7, 11, 5, 9, 4, 3), (2, 4, 8, 6, 2, 12)
@@ -41,7 +42,9 @@ def make_vocabularies(fields=FIELDS, sizes=SIZES):
 def make_model(sizes=SIZES, dims=DIMS, seed=0, hidden=(16, 8)) -> DLRS:
     """A model with large embeddings and BatchNorm statistics that are not the initial ones."""
     torch.manual_seed(seed)
-    model = DLRS(sizes, dims, partial(MLP, hidden=hidden), std=1.0)
+    model = DLRS(sizes, dims, Network(hidden=hidden))
+    for table in model.embedding.tables:
+        torch.nn.init.normal_(table.weight)
     for _ in range(3):
         model(make_ids(64, sizes, seed))
     return model.eval()
@@ -191,7 +194,7 @@ def test_two_vocabularies_of_a_field_are_refused(tmp_path):
 
 def test_integers_of_numpy_become_json():
     entries = deepctr_features({"a": np.int64(4)}, make_vocabularies("a"))
-    assert json.loads(lines_of(entries))[0]["embedding_dim"] == 4
+    assert json.loads(json_lines(entries))[0]["embedding_dim"] == 4
 
 
 def test_tables_keep_the_order_of_the_vocabularies():

@@ -25,14 +25,14 @@ def test_columns_are_the_fields_rows_in_their_order(seed):
     expected = [[x for m, table in enumerate(tables) for x in table[ids[i, m]].tolist()] for i in range(len(ids))]
     assert embedding(ids).tolist() == expected
     assert embedding(ids.int()).equal(embedding(ids))
-    assert sum(q.numel() for q in embedding.parameters()) == sum(s * w for s, w in zip(sizes, embedding.widths))
+    assert sum(q.numel() for q in embedding.parameters()) == sum(s * w for s, w in zip(sizes, embedding.dims))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_field_sees_its_own_id_only_and_no_two_values_share_a_row(seed):
     """Whatever the layout of the tables: outputs of a field are equal if and only if its ids are."""
     embedding, sizes, _ = random_embedding(seed)
-    starts = np.cumsum([0, *embedding.widths])
+    starts = np.cumsum([0, *embedding.dims])
     seen = {}
     for m, size in enumerate(sizes):
         for v in range(size):
@@ -64,7 +64,7 @@ def test_gradients_land_in_the_rows_looked_up(seed):
 
 @pytest.mark.parametrize("width", [0, -1, 2.0, "2"])
 def test_widths_that_are_none_are_refused(width):
-    with pytest.raises(ValueError, match="field 1: width"):
+    with pytest.raises(ValueError, match="field 1: dimension"):
         FieldEmbedding([3, 4], [2, width])
 
 
@@ -72,11 +72,11 @@ def test_widths_that_are_none_are_refused(width):
 def test_permuted_fields_permute_the_columns(seed):
     embedding, sizes, ids = random_embedding(seed)
     order = np.random.default_rng(seed).permutation(len(sizes)).tolist()
-    permuted = FieldEmbedding([sizes[m] for m in order], [embedding.widths[m] for m in order])
+    permuted = FieldEmbedding([sizes[m] for m in order], [embedding.dims[m] for m in order])
     tables = field_tables(embedding, sizes)
     for m, table in zip(order, field_tables(permuted, [sizes[m] for m in order])):
         table.copy_(tables[m])
-    blocks = embedding(ids).split(embedding.widths, 1)
+    blocks = embedding(ids).split(embedding.dims, 1)
     assert permuted(ids[:, order]).equal(torch.cat([blocks[m] for m in order], 1))
 
 

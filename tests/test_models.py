@@ -12,10 +12,14 @@ import autodim.method.selection
 from autodim.data.batches import Part
 from autodim.method.lookup import Candidates, uniform_candidates
 from autodim.method.metrics import predict
-from autodim.method.models import DLRS, MLP, VARIANTS, Adam, Dropout, SearchModel, loss_of
+from autodim.method.backbones import BACKBONES, MLP, Backbone, Network
+from autodim.method.models import DLRS, VARIANTS, SearchModel, loss_of
+from autodim.training.layers import Dropout
+from autodim.training.optimizer import Adam
 from autodim.method.retrain import TrainConfig, retrain
 from autodim.method.search import SearchConfig, Searcher, search
 from autodim.method.selection import derive_dims
+from autodim.training.runtime import Runtime
 
 
 def numpy_mlp(state: dict, h0: np.ndarray) -> np.ndarray:
@@ -40,7 +44,7 @@ def test_equations_8_and_9(hidden, make_data):
     """A trained DLRS in evaluation mode, its embeddings looked up by loops."""
     torch.manual_seed(0)
     data, dims = make_data(), [2, 3, 2, 1]
-    model = DLRS(data.cardinalities, dims, lambda w, c: MLP(w, c, hidden, dropout=0.3))
+    model = DLRS(data.cardinalities, dims, Network(hidden=hidden, dropout=0.3))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     for _ in range(5):  # gains, shifts and running statistics away from 1, 0, 0 and 1
         loss_of(model(data.train.ids), data.train.labels).backward()
@@ -128,28 +132,29 @@ def test_dropout_follows_the_seed():
 class FM(nn.Module):
     """A factorisation machine: first-order weights from ids, second order after a projection of each field."""
 
-    def __init__(self, widths, cardinalities, k: int = 3) -> None:
+    def __init__(self, dims, cardinalities, network, k: int = 3) -> None:
         super().__init__()
-        self.widths = list(widths)
+        self.dims = list(dims)
         self.first = nn.ModuleList(nn.Embedding(c, 1) for c in cardinalities)
-        self.projections = nn.ModuleList(nn.Linear(w, k, bias=False) for w in widths)
+        self.projections = nn.ModuleList(nn.Linear(d, k, bias=False) for d in dims)
 
     def forward(self, h0, ids):
-        v = torch.stack([f(h) for f, h in zip(self.projections, h0.split(self.widths, 1))], 1)  # [B, M, k]
+        v = torch.stack([f(h) for f, h in zip(self.projections, h0.split(self.dims, 1))], 1)  # [B, M, k]
         pairs = (v.sum(1) ** 2 - (v**2).sum(1)).sum(1) / 2
         return pairs + sum(e(ids[:, m]).squeeze(1) for m, e in enumerate(self.first))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_another_backbone_is_searched_and_retrained(variant, make_data):
-    data = make_data()
-    model = SearchModel(data.cardinalities, uniform_candidates(4, (2, 4)), variant, FM)
+def test_another_backbone_is_searched_and_retrained(variant, make_data, monkeypatch):
+    monkeypatch.setitem(BACKBONES, "my FM", Backbone(FM))
+    data, network, quiet = make_data(), Network("my FM"), Runtime(progress=False)
+    model = SearchModel(data.cardinalities, uniform_candidates(4, (2, 4)), variant, network)
     loss_of(model(data.train.ids, model.selection(1.0)), data.train.labels).backward()
     assert all(q.grad is not None and (q.grad != 0).any() for q in model.backbone.parameters())
     config = SearchConfig(variant=variant, dims=(2, 4), f=2, epochs=1, batch_size=50)
-    dims = search(data, config, make_backbone=FM, progress=False).dims
+    dims = search(data, config, network, quiet).dims
     assert list(dims) == list(data.fields) and set(dims.values()) <= {2, 4}
-    fitted = retrain(data, list(dims.values()), TrainConfig(epochs=8, batch_size=50, lr=0.03), 0, FM, progress=False)
+    fitted = retrain(data, list(dims.values()), TrainConfig(epochs=8, batch_size=50, lr=0.03), network, quiet)
     assert isinstance(fitted.model.backbone, FM) and fitted.val.auc > 0.6
     assert [f.in_features for f in fitted.model.backbone.projections] == list(dims.values())
     assert predict(fitted.model, data.test).shape == data.test.labels.shape
@@ -179,7 +184,7 @@ def test_permuted_fields_give_permuted_dims(variant, per_field, method, make_dat
     torch.manual_seed(variant)
     data, order = make_data(), [2, 0, 3, 1]
     candidates = Candidates((2, 3, 5), ((2, 3, 5), (2, 5), (3,), (2, 3, 5)))
-    arguments = dict(variant=variant, per_field=per_field, make_backbone=lambda w, c: MLP(w, c, (8,), dropout=0.0))
+    arguments = dict(variant=variant, per_field=per_field, network=Network(hidden=(8,), dropout=0.0))
     straight = SearchModel(data.cardinalities, candidates, **arguments).double()
     for table in straight.mixture.lookup.embedding.tables:
         nn.init.normal_(table.weight)
@@ -207,7 +212,9 @@ def test_permuted_fields_give_permuted_dims(variant, per_field, method, make_dat
 def test_adam_is_the_loop_and_lazy_adam_skips_rows_that_are_not_looked_up(sparse):
     """Kingma and Ba's update in NumPy; the lazy form moves only the rows of the batch, by the global step count."""
     torch.manual_seed(0)
-    model = DLRS([6, 5], [3, 3], lambda widths, sizes: Sum()).double()
+    model = DLRS([6, 5], [3, 3])
+    model.backbone = Sum()
+    model.double()
     optimizer = Adam(model, model.parameters(), lr=0.1, sparse=sparse)
     table = model.embedding.tables[0].weight
     w = table.detach().numpy().copy()
@@ -244,14 +251,14 @@ class Sum(torch.nn.Module):
 def twins(hidden=(64, 32), widths=(5, 7, 4), dropout: float = 0.0) -> tuple[MLP, MLP]:
     """The same MLP with and without bfloat16, with gains, shifts and statistics away from their start."""
     torch.manual_seed(len(hidden))
-    plain = MLP(widths, widths, hidden, dropout)
+    plain = Network(hidden=hidden, dropout=dropout).build(widths, widths)
     for layer in plain.layers:
         if isinstance(layer, nn.BatchNorm1d):
             nn.init.uniform_(layer.weight, 0.5, 2)
             nn.init.normal_(layer.bias)
             nn.init.normal_(layer.running_mean)
             nn.init.uniform_(layer.running_var, 0.5, 2)
-    short = MLP(widths, widths, hidden, dropout, bfloat16=True)
+    short = Network(hidden=hidden, dropout=dropout, bfloat16=True).build(widths, widths)
     short.load_state_dict(plain.state_dict())
     return plain, short
 
@@ -333,7 +340,7 @@ def test_float64_goes_through_as_float64(training):
 
 def test_bfloat16_trains_as_well(make_data):
     data, config = make_data(), TrainConfig(epochs=8, patience=8, batch_size=50, lr=0.03)
-    fitted = [retrain(data, [4] * 4, config, 0, lambda w, c: MLP(w, c, (16,), 0.0, bfloat16), progress=False)
+    fitted = [retrain(data, [4] * 4, config, Network("MLP", (16,), 0.0, bfloat16), Runtime(progress=False))
               for bfloat16 in (False, True)]
     assert fitted[0].history != fitted[1].history
     assert fitted[1].val.auc == pytest.approx(fitted[0].val.auc, abs=0.03) and fitted[1].val.auc > 0.7

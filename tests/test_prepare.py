@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import joblib
@@ -28,9 +27,11 @@ from autodim.data.encode import encode_table
 from autodim.data.files import DataError
 from autodim.data.split import Split, downsample_negatives, row_draws, scattered_split
 from autodim.data.vocabulary import vocabulary_to_dict
-from autodim.method.models import DLRS, MLP
+from autodim.method.models import DLRS
+from autodim.method.backbones import Network
 from autodim.data.read import Layout, TableFiles
 from autodim.method.retrain import TrainConfig, fit
+from autodim.training.runtime import Runtime
 from autodim.data.datasets import CLICK_LOGS, CRITEO, find_log, load_dataset
 from autodim.data.columns import Rule, typed
 from autodim.data.prepare import Preparation, ScatteredSplit, open_prepared, prepare_files
@@ -689,8 +690,8 @@ def test_training_from_disk_learns_what_training_in_memory_does(make_data):
     found = []
     for one in (data, mapped, mapped):
         torch.manual_seed(0)
-        model = DLRS(one.cardinalities, (4,) * 4, partial(MLP, hidden=(16,), dropout=0.0))
-        found.append(fit(model, one, TrainConfig(epochs=3, batch_size=100, lr=0.01), seed=0, progress=False).val)
+        model = DLRS(one.cardinalities, (4,) * 4, Network(hidden=(16,), dropout=0.0))
+        found.append(fit(model, one, TrainConfig(epochs=3, batch_size=100, lr=0.01), Runtime(progress=False)).val)
     assert found[0].auc > 0.8 and abs(found[0].auc - found[1].auc) < 0.01
     assert found[1] == found[2]  # the same order again
 

@@ -14,16 +14,17 @@ import torch
 import torch.distributed
 import torch.nn as nn
 
-import autodim.method.transform
 from autodim.data.batches import Part
 from autodim.method.lookup import uniform_candidates
 from autodim.method.metrics import predict
-from autodim.method.models import (
-    ALONE, MLP, FileCheckpoint, ProcessLost, Processes, SearchModel, agree, is_loss, parallel, shared_epoch,
+from autodim.method.models import SearchModel
+from autodim.training.checkpoint import FileCheckpoint
+from autodim.training.distributed import (
+    ProcessLost, Processes, check_agreement, is_loss, parallel, told_to_end, torchrun,
 )  # fmt: skip
-from autodim.training.distributed import told_to_end, torchrun
-from autodim.method.transform import SynchronisedBatchNorm, synchronised
+from autodim.training.layers import BatchNorm, BatchStatistics, shared_epoch
 
+ALONE = Processes()
 pytestmark = pytest.mark.xdist_group("processes")  # by one process of pytest: the two are launched once for all
 
 
@@ -171,14 +172,14 @@ def test_errors_are_the_same_in_both_processes(both):
         for message in found["odd batch"]:
             assert "a batch of 61 rows has no equal shares for 2 processes: choose a batch_size" in message
         assert "a batch of 121 rows" in found["small validation"]
+        assert "BatchNorm1d of torch.nn" in found["foreign"] and "autodim.training.layers.BatchNorm" in found["foreign"]
         assert "epochs done: 1 in process 1, 0 in process 0" in found["unlike"]
         assert "epochs done: 0 in process 1, 3 in process 0" in found["half known"] and "one folder" in found["half known"]
 
 
 def test_afterwards_a_model_is_an_ordinary_one(both):
     for found in both:
-        assert "BatchNorm1d" in found["types"] and "SynchronisedBatchNorm" not in found["types"]
-        assert "Generator" not in found["types"] and "NoneType" in found["types"]
+        assert len(found["alone again"]) > 10 and all(found["alone again"])
         assert found["gathered"].tolist() == list(range(7))
         assert found["bfloat16"].dtype == torch.float32 and found["bfloat16"].abs().max() > 0
 
@@ -193,9 +194,9 @@ def test_batchnorm_with_the_statistics_of_another_process(size, affine, monkeypa
     mine, other = rng.normal(size=size), rng.normal(50, 7, size=size)
     apart = torch.tensor(np.moveaxis(other, 1, 0).reshape(3, -1))
     theirs = torch.stack([apart.var(1, correction=0), apart.mean(1)])
-    monkeypatch.setattr(autodim.method.transform, "of_each", lambda own: torch.stack([theirs, own]))
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    norm = SynchronisedBatchNorm(3, affine=affine).double()
+    monkeypatch.setattr(Processes, "stack", lambda self, own: torch.stack([theirs, own]))
+    norm = BatchNorm(3, affine=affine).double()
+    norm.processes = Processes(1, 2)
     if affine:
         nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
     found = norm(torch.tensor(mine)).detach().numpy()
@@ -210,17 +211,19 @@ def test_batchnorm_with_the_statistics_of_another_process(size, affine, monkeypa
 
 
 def test_evaluation_and_frozen_statistics_need_no_other_process():
-    norm = SynchronisedBatchNorm(3).eval()
+    norm = BatchNorm(3).eval()
+    norm.processes = Processes(1, 2)
     assert norm(torch.ones(2, 3)).equal(nn.BatchNorm1d(3).eval()(torch.ones(2, 3)))
 
 
-def test_synchronised_is_undone_after_an_error():
-    model = SearchModel([5, 9], uniform_candidates(2, (2, 4)), 2, MLP)
-    with pytest.raises(KeyError), synchronised(model):
-        assert model.mixture.synchronised and isinstance(model.backbone.layers[1], SynchronisedBatchNorm)
+def test_a_shared_epoch_is_undone_after_an_error():
+    model, two = SearchModel([5, 9], uniform_candidates(2, (2, 4)), 2), Processes(0, 2)
+    norms = [m for m in model.modules() if isinstance(m, BatchStatistics)]
+    assert len(norms) == 3
+    with pytest.raises(KeyError), shared_epoch(model, two, 0, 0, kept=False):
+        assert all(m.processes is two for m in norms)
         raise KeyError
-    assert not model.mixture.synchronised and {type(m) for m in model.modules()} & {nn.BatchNorm1d}
-    assert not any(isinstance(m, SynchronisedBatchNorm) for m in model.modules())
+    assert all(m.processes == ALONE for m in norms) and BatchStatistics.processes == ALONE
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
@@ -245,12 +248,11 @@ def test_alone_nothing_is_touched(monkeypatch):
         monkeypatch.setattr(torch.distributed, name, None)
     x, model = torch.ones(3), job.DLRS([3], [2], job.NOISY)
     assert ALONE.mean(x) is x and ALONE.gather(x, 3) is x and parallel(model, ALONE) is model
-    ALONE.wait(), agree(ALONE, {"a": 1})
+    ALONE.wait(), check_agreement(ALONE, {"a": 1})
     with shared_epoch(model, ALONE, 0, 0, True):
-        assert not any(isinstance(m, SynchronisedBatchNorm) for m in model.modules())
         assert model.backbone.layers[3].generator is None
     with torchrun() as processes:
-        assert processes is ALONE
+        assert processes == ALONE
 
 
 @pytest.mark.parametrize("error, lost", [

@@ -1,7 +1,6 @@
 """Algorithm 2: early stopping under a script of validation AUCs, what is read, and what a seed fixes."""
 import copy
 import dataclasses
-from functools import partial
 
 import pytest
 import torch
@@ -14,12 +13,13 @@ import autodim.method.retrain
 from autodim.data.batches import Part
 from autodim.data.datasets import load_dataset
 from autodim.method.metrics import Metrics, evaluate
-from autodim.method.models import DLRS, MLP, loss_of
+from autodim.method.backbones import Network
+from autodim.method.models import DLRS, loss_of
 from autodim.method.retrain import TrainConfig, fit, retrain
+from autodim.training.runtime import Runtime
 
 
-def small_backbone(widths, cardinalities):
-    return MLP(widths, cardinalities, hidden=(8,), dropout=0.5)
+SMALL, QUIET = Network(hidden=(8,), dropout=0.5), Runtime(progress=False)
 
 
 def copied(model) -> dict[str, torch.Tensor]:
@@ -63,7 +63,7 @@ def test_the_best_epochs_weights_are_kept(aucs, patience, best, run, scripted, m
     data, shown = make_data(), scripted(*aucs)
     epochs = len(aucs) if run == len(aucs) else 30
     config = TrainConfig(epochs=epochs, patience=patience, batch_size=100)
-    result = retrain(data, [2, 2, 2, 2], config, make_backbone=small_backbone, progress=False)
+    result = retrain(data, [2, 2, 2, 2], config, SMALL, QUIET)
     assert (result.best_epoch, len(result.history), result.val.auc) == (best, run, aucs[best - 1])
     assert same(copied(result.model), shown[best - 1])
     assert all(not same(shown[best - 1], other) for i, other in enumerate(shown) if i != best - 1)
@@ -74,15 +74,14 @@ def test_the_best_epochs_weights_are_kept(aucs, patience, best, run, scripted, m
 def test_of_equal_aucs_the_lower_logloss_is_better(scripted, make_data):
     epochs = [Metrics(*pair) for pair in ((1.0, 0.5), (1.0, 0.4), (1.0, 0.45), (0.9, 0.1), (0.9, 0.1))]
     shown = scripted(*epochs)
-    result = retrain(make_data(), [2] * 4, TrainConfig(batch_size=100), make_backbone=small_backbone, progress=False)
+    result = retrain(make_data(), [2] * 4, TrainConfig(batch_size=100), SMALL, QUIET)
     assert (result.best_epoch, len(result.history), result.val) == (2, 4, epochs[1])
     assert same(copied(result.model), shown[1])
 
 
 def test_reported_metrics_are_those_of_the_returned_model(make_data):
     data = make_data()
-    result = retrain(data, [2] * 4, TrainConfig(epochs=12, batch_size=30, lr=0.05), make_backbone=small_backbone,
-                     progress=False)
+    result = retrain(data, [2] * 4, TrainConfig(epochs=12, batch_size=30, lr=0.05), SMALL, QUIET)
     assert evaluate(result.model, data.val) == result.val
     assert result.val.auc == max(row["auc_val"] for row in result.history)
 
@@ -100,7 +99,7 @@ def test_each_epoch_reads_each_training_row_once_in_a_new_order(make_data, monke
         return forward(self, ids)
     monkeypatch.setattr(DLRS, "forward", spy)
     config = TrainConfig(epochs=3, patience=3, batch_size=70)
-    retrain(data, [2, 2], config, make_backbone=small_backbone, progress=False)
+    retrain(data, [2, 2], config, SMALL, QUIET)
     assert [len(rows) for rows in seen] == [70] * 12  # four full batches an epoch, the rest left out
     epochs = [sum(seen[4 * e:4 * e + 4], []) for e in range(3)]
     assert all(len(set(rows)) == 280 for rows in epochs)
@@ -110,10 +109,10 @@ def test_each_epoch_reads_each_training_row_once_in_a_new_order(make_data, monke
 def test_training_loss_is_the_mean_over_batches(make_data):
     """With a learning rate of 0 and no dropout, an epoch's loss is that of the rows, and nothing moves."""
     data = make_data(rows=(240, 60, 60))
-    model = DLRS(data.cardinalities, [2] * 4, lambda w, c: torch.nn.Sequential())
+    model = DLRS(data.cardinalities, [2] * 4)
     model.backbone = Sum()
     expected = loss_of(model(data.train.ids), data.train.labels).item()
-    result = fit(model, data, TrainConfig(epochs=1, batch_size=60, lr=0.0), seed=0, progress=False)
+    result = fit(model, data, TrainConfig(epochs=1, batch_size=60, lr=0.0), QUIET)
     assert result.history[0]["loss_train"] == pytest.approx(expected, rel=1e-5)
 
 
@@ -130,14 +129,14 @@ def test_validation_decides_when_to_stop_and_moves_nothing_and_test_is_not_read(
     states = []
     for given in (data, dataclasses.replace(data, val=garbage, test=garbage)):
         scripted(0.5, 0.6)
-        states.append(copied(retrain(given, [2] * 4, config, 3, small_backbone, progress=False).model))
+        states.append(copied(retrain(given, [2] * 4, config, SMALL, Runtime(3, progress=False)).model))
     assert same(*states)
 
 
 def test_test_part_is_not_touched(make_data):
     data, config = make_data(), TrainConfig(epochs=3, batch_size=50)
     garbage = Part(torch.full((9, 4), 10**6, dtype=torch.int32), torch.full((9,), torch.nan))
-    results = [retrain(given, [2] * 4, config, 0, small_backbone, progress=False)
+    results = [retrain(given, [2] * 4, config, SMALL, QUIET)
                for given in (data, dataclasses.replace(data, test=garbage))]
     assert results[0].history == results[1].history
 
@@ -147,7 +146,7 @@ def test_a_seed_fixes_everything_and_the_callers_random_numbers_go_on(make_data)
     torch.manual_seed(77)
     before, results = torch.get_rng_state(), []
     for seed in (0, 0, 1):
-        results.append(retrain(data, [2, 4, 2, 4], config, seed, small_backbone, progress=False))
+        results.append(retrain(data, [2, 4, 2, 4], config, SMALL, Runtime(seed, progress=False)))
         assert torch.get_rng_state().equal(before)
         torch.randn(3)
         before = torch.get_rng_state()
@@ -160,14 +159,14 @@ def test_all_parameters_are_trained(make_data):
     data = make_data()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        start = copied(DLRS(data.cardinalities, [2, 4, 2, 4], small_backbone))
-    result = retrain(data, [2, 4, 2, 4], TrainConfig(epochs=1, batch_size=50), 0, small_backbone, progress=False)
+        start = copied(DLRS(data.cardinalities, [2, 4, 2, 4], SMALL))
+    result = retrain(data, [2, 4, 2, 4], TrainConfig(epochs=1, batch_size=50), SMALL, QUIET)
     assert all(not t.equal(start[name]) for name, t in result.model.state_dict().items())
 
 
 def test_batches_larger_than_the_training_part(make_data):
     data = make_data(rows=(60, 20, 20))
-    result = retrain(data, [2] * 4, TrainConfig(epochs=2), 0, small_backbone, progress=False)
+    result = retrain(data, [2] * 4, TrainConfig(epochs=2), SMALL, QUIET)
     assert len(result.history) == 2
 
 
@@ -181,8 +180,8 @@ def test_training_has_the_reference_loops_auc():
     parts = {name: Part(part.ids, part.labels.double()) for name in ("train", "val") for part in [getattr(data, name)]}
     data = dataclasses.replace(data, **parts)
     torch.manual_seed(0)
-    start = DLRS(data.cardinalities, dims, partial(MLP, hidden=(32,), dropout=0.0)).double()
-    result = fit(copy.deepcopy(start), data, config, 0, progress=False)
+    start = DLRS(data.cardinalities, dims, Network(hidden=(32,), dropout=0.0)).double()
+    result = fit(copy.deepcopy(start), data, config, QUIET)
     layers = [q for q in copy.deepcopy(start.backbone.layers) if isinstance(q, (nn.Linear, nn.BatchNorm1d))]
     tables = [nn.Parameter(t.clone()) for t in field_tables(start.embedding, data.cardinalities)]
     parameters = tables + [q for layer in layers for q in layer.parameters()]

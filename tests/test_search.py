@@ -10,21 +10,22 @@ from sklearn.metrics import roc_auc_score
 import autodim.method.selection
 from autodim.data.batches import Part
 from autodim.method.lookup import Candidates, SharedLookup, uniform_candidates
-from autodim.method.models import MLP, VARIANTS, SearchModel
+from autodim.method.backbones import Network
+from autodim.method.models import VARIANTS, SearchModel
 from autodim.method.search import SearchConfig, Searcher, alpha_gradient, run_epochs, search, supernet_auc
+from autodim.training.runtime import Runtime
 
 DIMS = (2, 3, 5)
 CASES = [(1, False), (2, False), (2, True), (3, False), (4, False), (4, True)]
 all_cases = pytest.mark.parametrize("variant, per_field", CASES)
 
 
-def small_backbone(widths, cardinalities):
-    return MLP(widths, cardinalities, hidden=(8,), dropout=0.0)
+SMALL = Network(hidden=(8,), dropout=0.0)
 
 
-def small_search(data, seed=0, backbone=small_backbone, candidates=None, **settings):
+def small_search(data, seed=0, network=SMALL, candidates=None, **settings):
     config = SearchConfig(**{"dims": (2, 4), "f": 3, "epochs": 2, "batch_size": 50, **settings})
-    return search(data, config, seed, candidates, backbone, progress=False)
+    return search(data, config, network, Runtime(seed, progress=False), candidates)
 
 
 def same(a, b) -> bool:
@@ -48,7 +49,7 @@ def explicit(variant: int, per_field: bool, make_data):
     """A search model in float64, two batches, and its weights as the oracle takes them."""
     torch.manual_seed(variant)
     data = make_data(sizes=(3, 6, 4))
-    model = SearchModel(data.cardinalities, uniform_candidates(3, DIMS), variant, small_backbone, per_field).double()
+    model = SearchModel(data.cardinalities, uniform_candidates(3, DIMS), variant, SMALL, per_field).double()
     for table in model.mixture.lookup.embedding.tables:
         torch.nn.init.normal_(table.weight)  # larger than usual, so that gradients are clear of rounding
     torch.nn.init.normal_(model.selection.logits)
@@ -147,7 +148,7 @@ def snapshot(model, optimizer) -> list[torch.Tensor]:
 def test_alpha_step_moves_alpha_alone(variant, per_field, branches, xi, hard, make_data):
     torch.manual_seed(0)
     data = make_data()
-    model = SearchModel(data.cardinalities, uniform_candidates(4, (2, 4)), variant, small_backbone, per_field, branches)
+    model = SearchModel(data.cardinalities, uniform_candidates(4, (2, 4)), variant, SMALL, per_field, branches)
     searcher = Searcher(model, SearchConfig(variant=variant, xi=xi, hard=hard, dims=(2, 4)))
     train, val = (Part(*(t[:40] for t in part)) for part in (data.train, data.val))
     for _ in range(2):
@@ -195,8 +196,8 @@ def recorded(make_data, config, rows=(103, 40, 40)):
     for part, start in zip((data.train, data.val, data.test), (0, rows[0], rows[0] + rows[1])):
         part.ids[:, 0] = torch.arange(start, start + len(part.labels))
     torch.manual_seed(0)
-    searcher = Recorder(SearchModel(data.cardinalities, uniform_candidates(2, (2, 4)), 1, small_backbone), config)
-    history = run_epochs(searcher, data, torch.Generator().manual_seed(0), progress=False)
+    searcher = Recorder(SearchModel(data.cardinalities, uniform_candidates(2, (2, 4)), 1, SMALL), config)
+    history = run_epochs(searcher, data, torch.Generator().manual_seed(0), Runtime(progress=False))
     return searcher.log, history
 
 
@@ -278,9 +279,7 @@ def test_validation_labels_pull_alpha_and_training_labels_pull_weights(make_data
 @pytest.mark.parametrize("settings", [{}, {"method": "SAM"}, {"variant": 4, "xi": 0.05}, {"hard": True}],
                          ids=["first order", "SAM", "second order", "hard"])
 def test_a_seed_fixes_everything_and_the_callers_random_numbers_go_on(settings, make_data):
-    def noisy(widths, cardinalities):
-        return MLP(widths, cardinalities, hidden=(8,), dropout=0.5)
-    data, results = make_data(), []
+    data, noisy, results = make_data(), Network(hidden=(8,), dropout=0.5), []
     torch.manual_seed(77)
     for seed in (0, 0, 1):
         before = torch.get_rng_state()
@@ -330,7 +329,7 @@ def searched(variant: int, per_field: bool, candidates: Candidates, n: int) -> t
     """
     rng = np.random.default_rng(variant)
     torch.manual_seed(variant)
-    model = SearchModel(SIZES, candidates, variant, lambda w, c: MLP(w, c, (24, 5), dropout=0.5), per_field).double()
+    model = SearchModel(SIZES, candidates, variant, Network(hidden=(24, 5)), per_field).double()
     for q in model.parameters():
         torch.nn.init.normal_(q)
     ids = rng.permutation(np.stack(np.unravel_index(rng.choice(np.prod(SIZES), n, replace=False), SIZES), 1))

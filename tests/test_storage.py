@@ -10,7 +10,6 @@ import subprocess
 import threading
 import warnings
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,8 @@ from autodim.app import storage
 from autodim.method.backbones import Network
 from autodim.data.files import DataError
 from autodim.data.vocabulary import Vocabulary, fit_vocabulary
-from autodim.method.models import DLRS, MLP, FileCheckpoint, key_of
+from autodim.method.models import DLRS
+from autodim.training.checkpoint import FileCheckpoint, key_of
 from autodim.app.storage import FORMAT, Trained, load_trained, save_trained
 from autodim.data.columns import Schema
 from autodim.data.table import encode_rows
@@ -43,7 +43,7 @@ def small_model(seed: int = 0, record: dict | None = None) -> Trained:
     vocabularies = tuple(fit_vocabulary(FRAME[name], 1, 2 if name == "price" else None) for name in FRAME)
     dims = {v.name: d for v, d in zip(vocabularies, (2, 4, 2, 3, 1))}
     torch.manual_seed(seed)
-    model = DLRS([v.cardinality for v in vocabularies], list(dims.values()), partial(MLP, hidden=(5, 3), dropout=0.25))
+    model = DLRS([v.cardinality for v in vocabularies], list(dims.values()), Network("MLP", (5, 3), 0.25))
     model.train()(encode_rows(FRAME, vocabularies))  # moves BatchNorm's statistics
     schema = Schema("click", tuple(FRAME), {"price": 2}, {"row": "an id", "when": "a time"})
     return Trained(
@@ -92,7 +92,7 @@ def test_a_key_changes_with_each_setting_and_with_nothing_else():
 
 
 def test_a_key_is_the_same_in_another_process():
-    code = "from autodim.method.models import key_of; print(key_of('search', {'b': 1, 'a': (2, None)}, 0.5))"
+    code = "from autodim.training.checkpoint import key_of; print(key_of('search', {'b': 1, 'a': (2, None)}, 0.5))"
     found = {
         subprocess.run(
             [os.sys.executable, "-c", code],
@@ -334,8 +334,9 @@ DAMAGES = {
         changed(format=FORMAT + 1, autodim="9.9"),
         r"has format 3, this autodim \(.*\) reads 2: .* autodim 9.9; load it with",
     ),
-    "no dims": (changed(dims=None), "model.json is damaged: it has no 'dims'; save the model again"),
-    "no vocabularies": (changed(vocabularies=None), "model.json is damaged: it has no 'vocabularies'"),
+    "no dims": (changed(dims=None), "model.json is not what was saved .KeyError: .dims.*; save it again"),
+    "no hash": (changed(sha256=None), "model.json is damaged: it does not say which file has the weights"),
+    "no vocabularies": (changed(vocabularies=None), "model.json is not what was saved .KeyError: .vocabularies."),
     "dims of other fields": (changed(dims={"x": 2}), "model.json is not what was saved .KeyError: 'user'.; save"),
     "a vocabulary less": (changed(vocabularies=[]), "model.json is not what was saved"),
     "other layers": (changed(network={"name": "MLP", "hidden": [5, 4]}), "model.json is not what was saved .RuntimeError.*; save"),

@@ -22,7 +22,7 @@ import torch
 
 import autodim.study.grid
 from autodim.data.files import DataError
-from autodim.method.models import FileCheckpoint
+from autodim.training.checkpoint import FileCheckpoint
 from autodim.method.retrain import TrainConfig
 from autodim.method.search import SearchConfig, SearchResult
 from autodim.study import runs as runs_module

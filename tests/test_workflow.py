@@ -19,13 +19,14 @@ import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
+import autodim.method.retrain
+import autodim.method.search
 from autodim.app import workflow
-from autodim.method.retrain import retrain
-from autodim.method.search import search
 from autodim.data.files import DataError
 from autodim.data.split import SplitOptions, parts_of_rows, rows_of
 from autodim.study.inference import delong
-from autodim.method.models import DLRS, MLP, FileCheckpoint
+from autodim.method.models import DLRS
+from autodim.training.checkpoint import FileCheckpoint
 from autodim.method.retrain import TrainConfig
 from autodim.method.search import SearchConfig, supernet_auc
 from autodim.data.prepare import open_prepared
@@ -172,7 +173,7 @@ def test_rows_of_training_are_encoded_alike_also_by_a_model_that_was_loaded(name
     pd.testing.assert_frame_equal(frame, before)
     assert made.data.fields == ("user", "it")
     split = rows_of(parts_of_rows(frame.click.to_numpy(np.int8), SplitOptions(seed=1)))
-    model = DLRS(made.data.cardinalities, [2, 3], partial(MLP, hidden=(4,), dropout=0.0)).eval()
+    model = DLRS(made.data.cardinalities, [2, 3], Network("MLP", (4,), 0.0)).eval()
     save_trained(
         Trained(made.schema, made.data.vocabularies, made.classes, {"user": 2, "it": 3}, model, Network("MLP", (4,), 0.0), {}),
         tmp_path,
@@ -344,8 +345,8 @@ def test_a_search_that_was_interrupted_goes_on_as_if_it_had_not_been(saves, prep
         interrupt_after(patch, saves)
         with pytest.raises(Interrupted):
             find(prepared, SEARCH, NETWORK, folder=tmp_path, progress=False)
-    epochs, real = [], search.run_epoch
-    monkeypatch.setattr(search, "run_epoch", lambda *args: epochs.append(1) or real(*args))
+    epochs, real = [], autodim.method.search.run_epoch
+    monkeypatch.setattr(autodim.method.search, "run_epoch", lambda *args: epochs.append(1) or real(*args))
     torch.rand(3)
     assert same_search(find(prepared, SEARCH, NETWORK, folder=str(tmp_path), progress=False), found)
     assert len(epochs) == 3 - saves
@@ -402,8 +403,8 @@ def test_a_training_that_was_interrupted_goes_on_as_if_it_had_not_been(saves, pr
         interrupt_after(patch, saves)
         with pytest.raises(Interrupted):
             run(folder=tmp_path)
-    epochs, real = [], retrain.train_epoch
-    monkeypatch.setattr(retrain, "train_epoch", lambda *args: epochs.append(1) or real(*args))
+    epochs, real = [], autodim.method.retrain.train_epoch
+    monkeypatch.setattr(autodim.method.retrain, "train_epoch", lambda *args: epochs.append(1) or real(*args))
     assert same_outcome(run(folder=tmp_path), whole) and len(epochs) == len(whole.history) - saves
     assert same_outcome(run(folder=tmp_path), whole) and len(epochs) == len(whole.history) - saves
     other = run(folder=tmp_path, seed=1)

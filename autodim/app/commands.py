@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Answer', 'MANY', 'COMMANDS', 'read_run', 'key_in', 'write_json', 'settings_of', 'key_of_table', 'prepared_of',
            'keep_run', 'prepare_command', 'quoted', 'searched', 'search_command', 'dims_from', 'check_untouched',
-           'train_command', 'is_of', 'trained_of', 'report_command', 'export_command', 'say_warning', 'device_of',
-           'run_command']
+           'train_command', 'was_trained_on', 'trained_of', 'report_command', 'export_command', 'say_warning',
+           'device_of', 'run_command']
 
 # %% ../../nbs/app/06_commands.ipynb #97ec050b
 import argparse
@@ -21,18 +21,16 @@ from pathlib import Path
 
 import numpy as np
 
-from ..method.backbones import FFM
 from ..data.files import DataError, write_bytes
-from .estimator import AutoDim, load, network_of, prepare_step, search_step, train_step
-from .export import write_deepctr, write_fuxictr, write_onnx, write_torchrec, write_vocabularies
+from .estimator import AutoDim, network_of, prepare_step, search_step, train_step
 from ..method.metrics import space
-from ..method.models import ProcessLost
+from ..training.distributed import ProcessLost
 from .page import summary
-from .settings import FORMATS, check_settings, given, settings_from_dict, settings_to_dict
+from .settings import check_settings, given, settings_from_dict, settings_to_dict
 from ..training.distributed import torchrun
 from ..method.search import SearchResult
 from ..method.selection import load_dims
-from .storage import alone, plain
+from .storage import Trained, folder_lock, json_value, load_trained
 from ..data.prepare import read_manifest
 from .workflow import auc_space_curve
 from ..data.table import Prepared, open_table
@@ -67,7 +65,7 @@ def key_in(folder: Path) -> str | None:
 
 def write_json(path: Path, content: object) -> None:
     """Write a JSON file, atomically."""
-    write_bytes(path, (json.dumps(content, ensure_ascii=False, indent=1, default=plain) + "\n").encode())
+    write_bytes(path, (json.dumps(content, ensure_ascii=False, indent=1, default=json_value) + "\n").encode())
 
 
 def settings_of(run: Mapping[str, object], folder: Path, progress: bool) -> AutoDim:
@@ -97,7 +95,7 @@ def prepared_of(run: Mapping[str, object], folder: Path) -> Prepared:
 
 def keep_run(folder: Path, run: Mapping[str, object]) -> None:
     """Write run.json, unless it is there; of several who prepare at once, the one whose table is there writes it."""
-    with alone(folder):
+    with folder_lock(folder):
         if key_of_table(folder) == run["key"] != key_in(folder):
             write_json(folder / "run.json", run)
 
@@ -251,69 +249,51 @@ def train_command(options: argparse.Namespace) -> Answer:
     return answer, f"{summary(record)}\nNext: autodim report {quoted(folder)}"
 
 # %% ../../nbs/app/06_commands.ipynb #c0a41824
-def is_of(model: AutoDim, prepared: Prepared) -> bool:
+def was_trained_on(trained: Trained, prepared: Prepared) -> bool:
     """Whether a model was trained on this table: on the same ids and labels, for the same values and classes."""
-    if model.record_["data"]["fingerprint"] != prepared.data.fingerprint:
+    if trained.record["data"]["fingerprint"] != prepared.data.fingerprint:
         return False
-    pairs = zip(model.vocabularies_, prepared.data.vocabularies)
-    return np.array_equal(model.classes_, prepared.classes) and all(
+    pairs = zip(trained.vocabularies, prepared.data.vocabularies)
+    return np.array_equal(trained.classes, prepared.classes) and all(
         np.array_equal(a.values, b.values) and np.array_equal(a.edges, b.edges) for a, b in pairs)
 
 
-def trained_of(folder: Path) -> AutoDim:
+def trained_of(folder: Path) -> Trained:
     """A run's trained model, if it was trained on the run's table; says so if the run has other settings by now.
 
     Raises:
         DataError: there is none, or it belongs to another table.
     """
-    run = read_run(folder)
+    run, again = read_run(folder), f"autodim train {quoted(folder)}"
     if not (folder / "model" / "model.json").is_file():
-        raise DataError(f"{folder} has no trained model yet: autodim train {quoted(folder)}")
-    model = load(folder / "model")
-    if not is_of(model, prepared_of(run, folder)):
-        raise DataError(f"{folder / 'model'} was trained on another table than the one prepared last: "
-                        f"autodim train {quoted(folder)}")
-    now, then = run["settings"], model.record_["settings"]
+        raise DataError(f"{folder} has no trained model yet: {again}")
+    trained = load_trained(folder / "model")
+    if not was_trained_on(trained, prepared_of(run, folder)):
+        raise DataError(f"{folder / 'model'} was trained on another table than the one prepared last: {again}")
+    now, then = run["settings"], trained.record["settings"]
     other = [name for name in now if name not in ("folder", "progress", "device") and then.get(name) != now[name]]
     if other:
         warnings.warn(f"the model was trained before the run's settings changed ({', '.join(other)}): to train with "
-                      f"those of now, autodim train {quoted(folder)}", stacklevel=2)
-    return model
+                      f"those of now, {again}", stacklevel=2)
+    return trained
 
 # %% ../../nbs/app/06_commands.ipynb #ee13dacb
 def report_command(options: argparse.Namespace) -> Answer:
     """Write the report, one page of HTML."""
+    from autodim.app.page import summary, write_page
+
     folder = Path(options.run)
-    path = Path(options.to or folder / "report.html")
-    model = trained_of(folder)
-    model.report().save(path)
-    return {"run": str(folder), "report": str(path)}, f"{model.report()}\nThe page: {path}"
+    path, record = Path(options.to or folder / "report.html"), trained_of(folder).record
+    write_page(record, path)
+    return {"run": str(folder), "report": str(path)}, f"{summary(record)}\nThe page: {path}"
 
 
 def export_command(options: argparse.Namespace) -> Answer:
-    """Write files that other libraries load: ONNX, TorchRec, FuxiCTR, DeepCTR-Torch; of an FFM ONNX alone."""
+    """Write files that other libraries load, in all formats that can describe the model, or those named."""
+    from autodim.app.export import write_exports
+
     folder = Path(options.run)
-    to, model = Path(options.to or folder / "export"), trained_of(folder)
-    dims, vocabularies = model.dims_, model.vocabularies_
-    one_table = not isinstance(model.model_.backbone, FFM)  # a field, as the libraries have it
-    formats = options.format or (FORMATS if one_table else ("onnx",))
-    if not one_table and set(formats) != {"onnx"}:
-        raise ValueError("FFM has M - 1 tables a field, and these libraries describe one: autodim export --format onnx")
-    write_vocabularies(vocabularies, to / "vocabularies.json")
-    files = [to / "vocabularies.json"]
-    for name in formats:
-        if name == "onnx":
-            write_onnx(model.model_, [v.name for v in vocabularies], to / "model.onnx")
-            files += [to / "model.onnx"]
-        elif name == "torchrec":
-            write_torchrec(dims, vocabularies, to / "torchrec.json", model.model_)
-            files += [to / "torchrec.json", to / "torchrec.safetensors"]
-        elif name == "fuxictr":
-            write_fuxictr(dims, vocabularies, to / "fuxictr", label=model.schema_.label)
-            files += [to / "fuxictr" / "feature_map.json", to / "fuxictr" / "feature_specs.yaml"]
-        else:
-            write_deepctr(dims, vocabularies, to / "deepctr.json")
-            files += [to / "deepctr.json"]
+    files = write_exports(trained_of(folder), options.to or folder / "export", options.format or ())
     sizes = {str(path): path.stat().st_size for path in files}
     return {"run": str(folder), "files": sizes}, "\n".join(f"{n:>12,} bytes  {path}" for path, n in sizes.items())
 
@@ -354,7 +334,7 @@ def run_command(options: argparse.Namespace) -> int:
         code, problem = 1, str(error)
     else:
         if options.processes.rank == 0:
-            print(json.dumps(found, ensure_ascii=False, default=plain) if options.json else text)
+            print(json.dumps(found, ensure_ascii=False, default=json_value) if options.json else text)
         return 0
     print(f"autodim: {'error: ' if code == 1 else ''}{problem}", file=sys.stderr)
     if options.json:

@@ -26,7 +26,7 @@ from ..method.backbones import Network
 from ..data.batches import Part
 from ..data.files import DataError
 from ..method.metrics import predict
-from ..method.models import ALONE, Processes
+from ..training.distributed import Processes
 from .page import page, summary, write_page
 from ..method.retrain import TrainConfig
 from ..method.search import SearchConfig, SearchResult
@@ -231,7 +231,7 @@ def check_budget(settings: Settings, prepared: Prepared) -> None:
     choose(prepared, alpha, tuple(s.dims), s.max_space, s.max_bytes, s.pad_to, network_of(s))
 
 
-def search_step(settings: AutoDim, prepared: Prepared, processes: Processes = ALONE) -> SearchResult:
+def search_step(settings: AutoDim, prepared: Prepared, processes: Processes = Processes()) -> SearchResult:
     """Search by an estimator's settings."""
     s, n = settings_from_dict(settings_to_dict(settings)), len(prepared.data.train.labels)
     batch = s.batch_size or fitting_batch(n, processes.size)
@@ -243,7 +243,7 @@ def search_step(settings: AutoDim, prepared: Prepared, processes: Processes = AL
 
 def train_step(
     settings: AutoDim, prepared: Prepared, found: SearchResult, dims: Mapping[str, int] | None = None,
-    processes: Processes = ALONE,
+    processes: Processes = Processes(),
 ) -> AutoDim:  # fmt: skip
     """Choose dimensions (or take `dims`), train them beside their rivals, and put all of it into the estimator."""
     s, prepared = settings_from_dict(settings_to_dict(settings)), on_device(prepared, settings.device)

@@ -24,7 +24,9 @@ from joblib.externals.loky import ProcessPoolExecutor
 from ..data.batches import Data, Part
 from ..data.vocabulary import Vocabulary
 from ..method.lookup import uniform_candidates
-from ..method.models import DLRS, MLP, Adam, MakeBackbone, SearchModel, loss_of
+from ..method.backbones import Network
+from ..method.models import DLRS, SearchModel, loss_of
+from ..training.optimizer import Adam
 from ..method.search import SearchConfig, Searcher
 
 # %% ../../nbs/study/06_bench.ipynb #262ae4fe
@@ -73,12 +75,12 @@ def full_batches(part: Part, batch_size: int) -> list[Part]:
 
 # %% ../../nbs/study/06_bench.ipynb #d5ae9368
 def training_steps(
-    data: Data, dims: Sequence[int], batch_size: int = 1000, steps: int = 10, make_backbone: MakeBackbone = MLP,
+    data: Data, dims: Sequence[int], batch_size: int = 1000, steps: int = 10, network: Network = Network(),
     sparse: bool = False,
 ) -> Callable[[], None]:
     """A contender: so many steps of plain training (Algorithm 2) at the given dimensions."""
     torch.manual_seed(0)
-    model = DLRS(data.cardinalities, dims, make_backbone).to(data.train.ids.device).train()
+    model = DLRS(data.cardinalities, dims, network).to(data.train.ids.device).train()
     optimizer, batches = Adam(model, model.parameters(), 0.001, sparse), full_batches(data.train, batch_size)
 
     def run() -> None:
@@ -91,12 +93,12 @@ def training_steps(
 
 # %% ../../nbs/study/06_bench.ipynb #77d62d65
 def search_steps(
-    data: Data, config: SearchConfig, make_backbone: MakeBackbone = MLP, branches: bool = False
+    data: Data, config: SearchConfig, network: Network = Network(), branches: bool = False
 ) -> Callable[[], None]:
     """A contender: f steps on W and, for AutoDim, one on alpha, by closed forms or by the literal `branches`."""
     torch.manual_seed(0)
     candidates = uniform_candidates(len(data.fields), config.dims)
-    model = SearchModel(data.cardinalities, candidates, config.variant, make_backbone, config.per_field, branches)
+    model = SearchModel(data.cardinalities, candidates, config.variant, network, config.per_field, branches)
     searcher = Searcher(model.to(data.train.ids.device).train(), config)
     batches, (val, *_) = full_batches(data.train, config.batch_size), full_batches(data.val, config.batch_size)
 

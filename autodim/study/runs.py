@@ -27,13 +27,14 @@ import torch
 from .. import __version__
 from ..data.batches import Data
 from ..data.files import find_root
-from ..method.backbones import Network, retrain_network, search_network
+from ..method.backbones import Network
 from ..method.baselines import bias_only, random_dims, uniform_dims
 from ..method.lookup import uniform_candidates
 from ..method.metrics import evaluate, space
-from ..method.models import Checkpoint, FileCheckpoint, Tensors, key_of
-from ..method.retrain import TrainConfig
-from ..method.search import SearchConfig, SearchResult, supernet_auc
+from ..training.checkpoint import Checkpoint, FileCheckpoint, Tensors, key_of
+from ..training.runtime import Runtime
+from ..method.retrain import TrainConfig, retrain
+from ..method.search import SearchConfig, SearchResult, search, supernet_auc
 from ..method.selection import entropy, margin
 
 # %% ../../nbs/study/00_runs.ipynb #15982718
@@ -193,7 +194,8 @@ def find_dims(
     """The dimensions of a run, chosen without test data, and the search's result where the method searches."""
     if run.search:
         seed = run.seed if run.search_seed is None else run.search_seed
-        found = search_network(data, run.search, seed, run.network, progress, checkpoint)
+        runtime = Runtime(seed, str(data.train.ids.device), progress, checkpoint)
+        found = search(data, run.search, run.network, runtime)
         return found.dims, found
     if run.method == "Given":
         if len(run.given) != len(data.fields):
@@ -314,19 +316,20 @@ def run_one(
         record["search_time_auc"] = search_time_aucs(run, data, found)
     seconds_search, training = searching.seconds(), TimedCheckpoint(step_checkpoint(run, data, device, begun, "train"))
     seed = run.seed if run.retrain_seed is None else run.retrain_seed
+    runtime = Runtime(seed, device, progress, training)
     if run.method == "Bias":
-        fitted = bias_only(data, run.train, seed, progress)
+        fitted = bias_only(data, run.train, runtime)
     else:
-        fitted = retrain_network(data, list(dims.values()), run.train, seed, run.network, progress, training)
+        fitted = retrain(data, list(dims.values()), run.train, run.network, runtime)
     seconds_train = training.seconds()
-    test, tables = evaluate(fitted.model, data.test), run.network.tables(len(dims))
+    test = evaluate(fitted.model, data.test)
     return {
         "run_id": run.run_id, "dataset": run.dataset, "method": run.method, "variant": run.variant,
         "dim": run.dim, "draw": run.draw, "seed": run.seed,
         "val_auc": fitted.val.auc, "val_logloss": fitted.val.logloss,
         "test_auc": test.auc, "test_logloss": test.logloss,
         "space": space(list(dims.values()), data.cardinalities, run.dims[-1]),
-        "parameters": tables * sum(d * v for d, v in zip(dims.values(), data.cardinalities)),
+        "parameters": sum(d * v for d, v in zip(dims.values(), run.network.table_rows(data.cardinalities))),
         "best_epoch": fitted.best_epoch, "epochs": len(fitted.history),
         "seconds_search": round(seconds_search, 2) if found else 0.0, "seconds_train": round(seconds_train, 2),
         "n_train": len(data.train.labels), "n_test": len(data.test.labels),

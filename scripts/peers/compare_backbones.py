@@ -23,8 +23,8 @@ from types import ModuleType
 import torch
 import torch.nn as nn
 
-from autodim.method.backbones import BACKBONES, DCN, Attention, Linear
-from autodim.method.models import DLRS, MLP
+from autodim.method.backbones import BACKBONES, DCN, MLP, Attention, Linear, Network
+from autodim.method.models import DLRS
 
 SIZES, D, HIDDEN, ROWS = (7, 11, 5, 9, 3), 6, (16, 8), 64
 MAPS, LAYERS, ATTENTION, HEADS = (6, 4), 3, 5, 2
@@ -49,7 +49,9 @@ def randomised(module: nn.Module) -> nn.Module:
 
 def blank(name: str, **settings: object) -> DLRS:
     """Our model, all weights and statistics NaN: one that is not copied from the peer makes the comparison fail."""
-    model = DLRS(SIZES, [D] * len(SIZES), partial(BACKBONES[name].build, **settings)).eval()
+    model, dims = DLRS(SIZES, [D] * len(SIZES)), [D] * len(SIZES)
+    model.backbone = BACKBONES[name].build(dims, SIZES, Network(name, HIDDEN, learned_scale=False), **settings)
+    model.eval()
     for t in model.state_dict().values():
         if t.is_floating_point():
             t.fill_(torch.nan)
@@ -132,7 +134,7 @@ def deepctr_sums(library: ModuleType, features: list) -> Iterable[Comparison]:
         ("IPNN", library.PNN(features, **settings), NO_NORM),
     ]
     for name, peer, what in made:
-        yield name, *deepctr_pair(name, peer, **({"hidden": HIDDEN} if BACKBONES[name].deep else {})), what
+        yield name, *deepctr_pair(name, peer), what
 
 
 def deepctr_attention(library: ModuleType, features: list) -> Iterable[Comparison]:
@@ -162,13 +164,13 @@ def deepctr_crosses(library: ModuleType, features: list) -> Iterable[Comparison]
     settings = {"dnn_hidden_units": HIDDEN, "dnn_use_bn": True, "task": "regression"}
     for name, kind in (("DCN", "vector"), ("DCNv2", "matrix")):
         peer = library.DCN([], features, cross_num=LAYERS, cross_parameterization=kind, **settings)
-        ours, peer = deepctr_pair(name, peer, hidden=HIDDEN, layers=LAYERS)
+        ours, peer = deepctr_pair(name, peer, layers=LAYERS)
         kernels = peer.crossnet.kernels if kind == "matrix" else peer.crossnet.kernels.transpose(1, 2)
         copy_cross(ours.backbone, kernels, peer.crossnet.bias, peer.dnn_linear.weight[:, : -HIDDEN[-1]])
         yield name, ours, peer, NO_LINEAR
     peer = library.xDeepFM(features, features, cin_layer_size=MAPS, cin_split_half=False, cin_activation="linear",
                            **settings)
-    ours, peer = deepctr_pair("xDeepFM", peer, hidden=HIDDEN, maps=MAPS)
+    ours, peer = deepctr_pair("xDeepFM", peer, maps=MAPS)
     for compress, theirs in zip(ours.backbone.maps, peer.cin.conv1ds, strict=True):
         theirs.bias.zero_()
         compress.weight.copy_(theirs.weight.squeeze(2))
@@ -242,26 +244,26 @@ def fuxictr_networks() -> Iterable[tuple[str, DLRS, Blocks, Callable[..., torch.
 
     m, n = len(SIZES), len(SIZES) * D
     yield "FM", *fuxictr_pair("FM", 1, {}), lambda b, batch, e: b.fm(batch, e), ""
-    yield ("WideDeep", *fuxictr_pair("WideDeep", n, {}, hidden=HIDDEN),
+    yield ("WideDeep", *fuxictr_pair("WideDeep", n, {}),
            lambda b, batch, e: b.linear(batch) + b.deep(e.flatten(1)), "")
-    yield ("DeepFM", *fuxictr_pair("DeepFM", n, {}, hidden=HIDDEN),
+    yield ("DeepFM", *fuxictr_pair("DeepFM", n, {}),
            lambda b, batch, e: b.fm(batch, e) + b.deep(e.flatten(1)), "")
     pooling = {"products": InnerProductInteraction(m, output="bi_interaction")}
-    yield ("NFM", *fuxictr_pair("NFM", D, pooling, hidden=HIDDEN),
+    yield ("NFM", *fuxictr_pair("NFM", D, pooling),
            lambda b, batch, e: b.linear(batch) + b.deep(b.others["products"](e)), "")
     inner = {"products": InnerProductInteraction(m, output="inner_product")}
-    yield ("IPNN", *fuxictr_pair("IPNN", n + m * (m - 1) // 2, inner, hidden=HIDDEN),
+    yield ("IPNN", *fuxictr_pair("IPNN", n + m * (m - 1) // 2, inner),
            lambda b, batch, e: b.deep(torch.cat([e.flatten(1), b.others["products"](e)], 1)), "")
     for name, block in (("DCN", CrossNet), ("DCNv2", CrossNetV2)):
         cross = {"cross": block(n, LAYERS), "out": nn.Linear(n, 1, bias=False)}
-        ours, blocks = fuxictr_pair(name, n, cross, hidden=HIDDEN, layers=LAYERS)
+        ours, blocks = fuxictr_pair(name, n, cross, layers=LAYERS)
         layers = blocks.others["cross"].cross_net if name == "DCN" else blocks.others["cross"].cross_layers
         weights = [layer.weight.weight if name == "DCN" else layer.weight for layer in layers]
         copy_cross(ours.backbone, weights, [layer.bias for layer in layers], blocks.others["out"].weight)
         yield (name, ours, blocks,
                lambda b, batch, e: b.others["out"](b.others["cross"](e.flatten(1))) + b.deep(e.flatten(1)), "")
     cin = CompressedInteractionNet(m, list(MAPS))
-    ours, blocks = fuxictr_pair("xDeepFM", n, {"cin": cin}, hidden=HIDDEN, maps=MAPS)
+    ours, blocks = fuxictr_pair("xDeepFM", n, {"cin": cin}, maps=MAPS)
     for compress, theirs in zip(ours.backbone.maps, cin.cin_layer.values(), strict=True):
         theirs.bias.zero_()
         by_field = theirs.weight.squeeze(2).unflatten(1, (m, -1))  # [H, M, H of the layer before]

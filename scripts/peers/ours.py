@@ -8,6 +8,7 @@ from autodim.data.batches import Data, Part
 from autodim.data.vocabulary import Vocabulary
 from autodim.method.models import DLRS
 from autodim.method.retrain import TrainConfig, fit
+from autodim.training.runtime import Runtime
 
 arrays = table()
 sizes = arrays["sizes"].tolist()
@@ -17,4 +18,4 @@ vocabularies = tuple(Vocabulary(f"f{m}", list(range(1, size))) for m, size in en
 data = Data("random", vocabularies, *parts, parts[1], fingerprint="0" * 16)
 model = DLRS(sizes, [10] * len(sizes))
 config = TrainConfig(epochs=int(arrays["epochs"]), patience=int(arrays["epochs"]), batch_size=1000)
-report(lambda: fit(model, data, config, 0, progress=False), model, f"autodim {__version__}")
+report(lambda: fit(model, data, config, Runtime(progress=False)), model, f"autodim {__version__}")
