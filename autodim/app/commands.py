@@ -106,7 +106,8 @@ MANY = 1000  # values of a whole-number column, from which it may be a count and
 
 def prepare_command(options: argparse.Namespace) -> Answer:
     """Recognise the columns of a table, split its rows, encode them."""
-    folder, settings = Path(options.run), AutoDim(**given(options)).set_params(progress=not options.quiet)
+    folder, settings = Path(options.run), AutoDim(**given(options))
+    settings.progress = not options.quiet and sys.stderr.isatty()
     check_settings(settings)
     was_there = folder.exists()
     try:

@@ -172,8 +172,7 @@ class AutoDim(BinaryClassifier, Settings):
         if not isinstance(X, str | Path | pd.DataFrame):
             X = validate_data(self, X, dtype=None, ensure_all_finite=False, reset=False)
         fields = [v.name for v in self.vocabularies_]
-        rows = read_table(X, fields, as_text=True) if isinstance(X, str | Path) else as_frame(X)
-        ids = encode_rows(rows, self.vocabularies_)
+        ids = encode_rows(read_table(X, fields, True) if isinstance(X, str | Path) else as_frame(X), self.vocabularies_)
         part = Part(ids.to(next(self.model_.parameters()).device), torch.empty(len(ids)))
         return predict(self.model_, part).cpu().numpy() if len(ids) else np.empty(0, dtype=np.float32)
 
@@ -201,8 +200,9 @@ class AutoDim(BinaryClassifier, Settings):
 
 # %% ../../nbs/app/05_estimator.ipynb #fda97d4f
 def prepare_step(
-    settings: AutoDim, table: pd.DataFrame | Path | Sequence[str], label: str, folder: Path | None = None, workers: int = 1
-) -> Prepared:
+    settings: AutoDim, table: pd.DataFrame | Path | Sequence[str], label: str, folder: Path | None = None,
+    workers: int = 1,
+) -> Prepared:  # fmt: skip
     """Recognise, split and encode a table by an estimator's settings; a column may be called by its number.
 
     Args:
@@ -223,7 +223,7 @@ def network_of(settings: Settings) -> Network:
     """The network after the embeddings by an estimator's settings."""
     return Network(settings.backbone, tuple(settings.hidden), settings.dropout)
 
-
+# %% ../../nbs/app/05_estimator.ipynb #6003ea67
 def check_budget(settings: Settings, prepared: Prepared) -> None:
     """Raises ValueError if no dimensions fit into the budget, whatever a search will find."""
     s, data = settings, prepared.data

@@ -112,8 +112,8 @@ def facts_of_column(column: pd.Series) -> Facts:
     if kind == "number":
         infinite = np.flatnonzero(np.isinf(column.to_numpy(np.float64, na_value=np.nan)))
         if len(infinite):
-            raise DataError(f"column {column.name!r} row {infinite[0]}: {column.iloc[infinite[0]]} is not a number that "
-                            f"can be kept (in {len(infinite):,} rows); make it missing")
+            found = f"column {column.name!r} row {infinite[0]}: {column.iloc[infinite[0]]}"
+            raise DataError(f"{found} is not a number that can be kept (in {len(infinite):,} rows); make it missing")
         fractions = bool((known.to_numpy(np.float64) % 1 != 0).any())
     return Facts(kind, fractions, len(column), len(known), known.nunique())
 
@@ -124,7 +124,7 @@ POLARS_KINDS = {"whole": pl.Int64, "number": pl.Float64}
 
 
 def as_dates(values: pd.Series) -> pd.Series:
-    """Dates, times with or without a zone, or their texts in ISO form, as UTC without a zone; missing where they are none."""
+    """Dates and times, with or without a zone, or their texts in ISO form, as UTC; missing where they are none."""
     made = pd.to_datetime(values, format="ISO8601", errors="coerce", utc=True)
     return made.dt.tz_localize(None).astype("datetime64[us]")
 
@@ -162,7 +162,7 @@ ARROW_KINDS = {"int64": "whole", "double": "number", "bool": "truth", "string": 
 
 
 def kind_of_texts(values: pl.Series) -> str:
-    """What distinct texts [D] can all be read as; see `Rule`. Whole numbers beyond a double's 53 bits are names: text."""
+    """What distinct texts [D] can all be read as; see `Rule`. Whole numbers beyond 63 bits are names: text."""
     if len(values) > 10_000 and kind_of_texts(values[:1000]) == "text":
         return "text"  # as most columns of text show at once
     content = pl.DataFrame({"value": values}).write_csv().encode()
@@ -238,7 +238,7 @@ def check_names(names: Sequence[str], options: Mapping[str, Iterable[str]]) -> N
 
 
 def check_options(names: Sequence[str], label: str, options: ColumnOptions) -> None:
-    """Raises DataError or ValueError if an option names a column that is not there, contradicts another, or has an unknown rule."""
+    """Raises DataError or ValueError if an option names no column, contradicts another, or has an unknown rule."""
     numerical = options.numerical or {}
     if not isinstance(numerical, Mapping):
         raise ValueError(f"numerical={numerical!r}: expected a dict of columns and rules, such as {{'price': 20}}")
@@ -340,15 +340,15 @@ def classes_from_list(classes: Sequence[object]) -> np.ndarray:
 
 # %% ../../nbs/data/05_columns.ipynb #4363599b
 def time_ranks(values: pd.Series, kind: str) -> np.ndarray:
-    """The rank of the time of each row, or of each distinct value, among all distinct ones: int [n], -1 if it is missing.
+    """The rank of each time, of rows or of distinct values, among all distinct ones: int [n], -1 if it is missing.
 
     Raises:
         DataError: it is text, which would be sorted by its letters, or the same throughout.
     """
     name, known = values.name, values.dropna()
     if kind not in ("date", "time", "whole", "number"):
-        raise DataError(f"time {name!r} row 0: {values.astype(object).iloc[0]!r}, expected dates or numbers; convert the "
-                        "column, as with pandas.to_datetime")
+        raise DataError(f"time {name!r} row 0: {values.astype(object).iloc[0]!r}, expected dates or numbers; convert "
+                        "the column, as with pandas.to_datetime")
     if known.nunique() == 1:
         raise DataError(f"time {name!r}: {known.iloc[0]!r} in every row, which orders nothing; split at random")
     return factorize(values)[0]

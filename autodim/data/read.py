@@ -150,8 +150,8 @@ def rows_of(path: Path, layout: Layout) -> Iterator[tuple[int, list[str]]]:
                 if broken := re.search("[\udc80-\udcff]+", value):
                     column = "header" if not names else f"column {names[k]!r}" if k < len(names) else f"column {k + 1}"
                     found = broken[0].encode(errors="surrogateescape")
-                    raise DataError(f"{path} line {line}: {found!r} is not UTF-8 text ({column}); write the file anew in "
-                                    "that encoding")
+                    raise DataError(f"{path} line {line}: {found!r} is not UTF-8 text ({column}); write the file anew "
+                                    "in that encoding")
             names = names or row
             if row:
                 yield line, row

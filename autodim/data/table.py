@@ -100,8 +100,8 @@ def prepare_frame(frame: pd.DataFrame, label: str, options: ColumnOptions, split
 
 def no_time(place: str, name: str, missing: int, rows: int) -> DataError:
     """Says that a row has no time."""
-    return DataError(f"{place}: time {name!r}: missing (in {missing:,} of {rows:,} rows), so it has no place in time; drop "
-                     "these rows, or split at random")
+    return DataError(f"{place}: time {name!r}: missing (in {missing:,} of {rows:,} rows), so it has no place in time; "
+                     "drop these rows, or split at random")
 
 # %% ../../nbs/data/09_table.ipynb #75ab21e7
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
@@ -191,7 +191,7 @@ def prepare(
     """Recognise a table's columns, split its rows, and encode them; vocabularies come from the training rows.
 
     Args:
-        table: a frame; or the path of a .csv, .csv.gz, .tsv, .tsv.gz or .parquet file, or of several with the same columns.
+        table: a frame, or the path of a .csv, .csv.gz, .tsv, .tsv.gz or .parquet file, or of several of one table.
         label: the column to predict, of two classes.
         folder: for files, where what was prepared is kept; one that holds it already is read. None: it is not kept.
         workers: processes, or places of a cluster, that read files; see `prepare_files`.
@@ -212,9 +212,10 @@ def prepare(
         options = with_time(names, label, options, split)
         wanted = tuple(name for name in names if name not in options.exclude or name == split.time)
         numerical = {name: rule if rule == "criteo" else int(rule) for name, rule in (options.numerical or {}).items()}
-        settings = [label, list(options.categorical), numerical, list(options.exclude), options.min_count, asdict(split)]
+        columns = [list(options.categorical), numerical, list(options.exclude)]
         prepare_files(TableFiles(tuple(files), layout, wanted),
-                      lambda read: plan_of(files[0], read, label, options, split), settings, folder, workers, progress)
+                      lambda read: plan_of(files[0], read, label, options, split),
+                      [label, *columns, options.min_count, asdict(split)], folder, workers, progress)
         prepared = open_table(folder)
     for vocabulary in prepared.data.vocabularies:
         if vocabulary.cardinality == 1:
@@ -283,7 +284,7 @@ def read_table(
     """A file, or several of one table, as a frame: each column as its kind, or all as categories of text.
 
     Args:
-        columns: those that are read; None: all. as_text: as the fields of `encode_rows` are read, whatever they look like.
+        columns: those that are read; None: all. as_text: as new rows are read, whatever their values look like.
 
     Raises:
         DataError: a file cannot be read whole; the message has the line.

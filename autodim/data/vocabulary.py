@@ -130,7 +130,8 @@ def plain_values(values: pd.Index) -> np.ndarray:
     kind, made = pd.api.types.infer_dtype(values), values.to_numpy()
     if kind in ("floating", "mixed-integer-float"):
         numbers = made.astype(np.float64)
-        return numbers.astype(np.int64) if np.abs(numbers).max(initial=0) < 2**53 and not (numbers % 1).any() else numbers
+        whole = np.abs(numbers).max(initial=0) < 2**53 and not (numbers % 1).any()
+        return numbers.astype(np.int64) if whole else numbers
     if kind == "integer":
         return made.astype(np.int64) if made.min(initial=0) >= -(2**63) and made.max(initial=0) < 2**63 else made
     if kind == "datetime64" and made.dtype.kind == "M":
