@@ -121,6 +121,8 @@ def test_a_random_table_equals_the_one_in_memory(seed, tmp_path, monkeypatch):
                            fractions=[(0.8, 0.1, 0.1), (0.4, 0.4, 0.2)][rng.integers(2)]))
     monkeypatch.setattr(reader, "BLOCK", int(rng.choice([500, 900, 16 << 20])))
     monkeypatch.setattr(reader, "GROUP", int(rng.integers(1, 4)))
+    monkeypatch.setattr(reader, "MERGED", int(rng.choice([20, 1 << 20])))
+    monkeypatch.setattr(reader, "SAMPLE", int(rng.choice([2, 4096])))
     files = []
     cuts = [0, *sorted(rng.integers(0, n, int(rng.integers(0, 3))).tolist()), n]  # a file may have no rows
     for k, (start, stop) in enumerate(zip(cuts, cuts[1:])):

@@ -13,11 +13,11 @@ from autodim.data.files import DataError
 from autodim.data.read import Layout, header_of, read_files
 
 
-@pytest.fixture(params=[(256, 2), (4 << 20, 8)], ids=["small blocks", "one block"])
+@pytest.fixture(params=[(256, 2, 64, 8), (4 << 20, 8, 1 << 20, 4096)], ids=["small pieces", "as it is"])
 def blocks(request, monkeypatch):
-    """Bytes of a block, and blocks of a group."""
-    monkeypatch.setattr(reader, "BLOCK", request.param[0])
-    monkeypatch.setattr(reader, "GROUP", request.param[1])
+    """Bytes of a block, blocks of a group, values that are told apart at once, and rows of a sample."""
+    for name, value in zip(("BLOCK", "GROUP", "MERGED", "SAMPLE"), request.param):
+        monkeypatch.setattr(reader, name, value)
     return request.param[0]
 
 
