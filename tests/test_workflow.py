@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from dataclasses import replace
 from datetime import date
+from datetime import time as clock
 from decimal import Decimal
 from functools import partial
 from itertools import product
@@ -20,10 +21,8 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 import autodim.method.retrain
 import autodim.method.search
-from autodim.data import columns as tables
-from autodim.data.encode import encode_table
 from autodim.data.files import DataError
-from autodim.data.split import scattered_split
+from autodim.data.split import SplitOptions, parts_of_rows, rows_of
 from autodim.study.inference import delong
 from autodim.method.choice import Choice
 from autodim.method.metrics import Metrics
@@ -34,15 +33,22 @@ from autodim.method.search import SearchConfig, supernet_auc
 from autodim.data.prepare import open_prepared
 from autodim.training.runtime import Runtime
 from autodim.app.storage import Trained, load_trained, save_trained
-from autodim.data.columns import encode_rows, read_table
+from autodim.data.columns import ColumnOptions
+from autodim.data.table import encode_rows, open_table, read_table
+from autodim.data.table import prepare as prepare_table
+from autodim.data.vocabulary import vocabulary_from_dict, vocabulary_to_dict
 from autodim.method.backbones import Network
 from autodim.app.workflow import (
-    auc_space_curve, choice_record, choose, differences, interval_words, make_record, open_stream, prepare,
-    prepare_stream, rivals, search_dims, train_dims,
+    auc_space_curve, choice_record, choose, differences, interval_words, make_record, rivals, search_dims, train_dims,
 )  # fmt: skip
 
 N = 300
 S = pd.Series
+
+
+def prepare(table, label, time=None, validation=0.1, test=0.1, seed=0, folder=None, **options):
+    """`prepare` with the options by name."""
+    return prepare_table(table, label, ColumnOptions(**options), SplitOptions(time, validation, test, seed), folder)
 
 
 def cycled(*values, dtype=None) -> pd.Series:
@@ -100,7 +106,7 @@ def test_prepare_by_loops(min_count):
     """Ids of text by counting in the training rows; the split by the rows' own labels."""
     frame = BASE.assign(word=cycled("x", "y", "z", None, "rare"), click=np.where(BASE.click == 1, "yes", "no"))
     made = prepare(frame, "click", min_count=min_count, validation=0.2, test=0.3, seed=4)
-    split = tables.split_table((frame.click == "yes").to_numpy().astype(np.int8), None, 0.2, 0.3, 4)
+    split = rows_of(parts_of_rows((frame.click == "yes").to_numpy().astype(np.int8), SplitOptions(None, 0.2, 0.3, 4)))
     assert made.classes.tolist() == ["no", "yes"] and made.split == "random"
     assert made.data.fields == made.schema.fields == ("user", "land", "price", "hour", "word")
     for m, name in enumerate(made.data.fields):
@@ -169,7 +175,7 @@ def test_rows_of_training_are_encoded_alike_also_by_a_model_that_was_loaded(name
     made = prepare(frame, "click", categorical=["it"] if named else [], min_count=min_count, seed=1)
     pd.testing.assert_frame_equal(frame, before)
     assert made.data.fields == ("user", "it")
-    split = tables.split_table(frame.click.to_numpy(np.int8), seed=1)
+    split = rows_of(parts_of_rows(frame.click.to_numpy(np.int8), SplitOptions(seed=1)))
     model = DLRS(made.data.cardinalities, [2, 3], Network("MLP", (4,), 0.0)).eval()
     save_trained(
         Trained(made.schema, made.data.vocabularies, made.classes, {"user": 2, "it": 3}, model, Network("MLP", (4,), 0.0), {}),
@@ -229,18 +235,6 @@ BAD = {
         "field 'it': JSON cannot hold its value Decimal.'0'.*make the column strings",
     ),
     "bytes": (dict(it=[b"a", b"b"] * (N // 2)), {}, DataError, "field 'it': JSON cannot hold its value b'a'"),
-    "a time with a zone": (
-        dict(it=cycled(*pd.date_range("2026-01-01", periods=2, tz="UTC"))),
-        {"categorical": ["it"]},
-        DataError,
-        "field 'it': JSON cannot",
-    ),
-    "days": (
-        dict(it=cycled(date(2026, 1, 1), date(2026, 1, 2))),
-        {"categorical": ["it"]},
-        DataError,
-        "field 'it': JSON cannot",
-    ),
     "infinity": (
         dict(it=cycled(np.inf, 1.0)),
         {"categorical": ["it"]},
@@ -281,7 +275,7 @@ BAD = {
         "time 'when' row 0: '9/12/2025', expected dates or numbers",
     ),
     "no such time": ({}, {"time": "when"}, DataError, "time: column 'when' is not in the table; it has user"),
-    "missing time": (dict(when=[*range(N - 1), None]), {"time": "when"}, DataError, "time 'when' row 299: missing"),
+    "missing time": (dict(when=[*range(N - 1), None]), {"time": "when"}, DataError, "row 299: time 'when': missing"),
     "label for time": ({}, {"time": "click"}, ValueError, "time='click' is the label; name the column that orders"),
     "text for a list": (
         {},
@@ -762,48 +756,84 @@ def odd_table(seed: int) -> pd.DataFrame:
     })
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("ending", [".csv", ".tsv", ".csv.gz", ".parquet"])
-def test_a_stream_is_recognised_and_encoded_as_a_table_in_memory(seed, ending, tmp_path):
-    path, frame = tmp_path / f"t{ending}", odd_table(seed)
-    if ending == ".parquet":
-        frame = frame.assign(count=frame["count"].astype("Int64"), price=frame.price.astype(float),
-                             whole=frame.whole.astype(float), truth=frame.truth.astype("boolean"),
-                             long=frame.long.astype("Int64"), day=pd.to_datetime(frame.day))
-        frame.to_parquet(path)
-    else:
-        frame.to_csv(path, index=False, sep="\t" if ending == ".tsv" else ",")
-    options = [{}, {"categorical": ["number", "day", "price"]}, {"numerical": {"count": "criteo", "number": 7}},
-               {"exclude": ["word", "id"], "min_count": 4}][seed]
-    whole = tables.read_table(path)
+def same(one, other) -> None:
+    """The same schema, classes, parts, ids and vocabularies."""
+    assert one.schema == other.schema and one.classes.tolist() == other.classes.tolist() and one.split == other.split
+    for part in ("train", "val", "test"):
+        assert getattr(one.data, part).labels.equal(getattr(other.data, part).labels), part
+        for m, name in enumerate(one.data.fields):
+            assert getattr(one.data, part).ids[:, m].equal(getattr(other.data, part).ids[:, m]), (part, name)
+    for ours, theirs in zip(one.data.vocabularies, other.data.vocabularies):
+        assert vocabulary_to_dict(ours) == vocabulary_to_dict(theirs)
+    assert one.data.fingerprint == other.data.fingerprint
+
+
+def typed_table(seed: int) -> pd.DataFrame:
+    """`odd_table` as somebody holds it in memory: whole numbers with gaps as floats, dates as dates."""
+    frame = odd_table(seed)
+    return frame.assign(count=frame["count"].astype(float), price=frame.price.astype(float), whole=frame.whole.astype(float),
+                        truth=frame.truth.astype("boolean"), padded=frame.padded.astype("Int64"),
+                        long=frame.long.astype("Int64"), day=pd.to_datetime(frame.day), number=frame.number.astype("int32"))
+
+
+OPTIONS = [{}, {"categorical": ["number", "day", "price"]}, {"numerical": {"count": "criteo", "number": 7}},
+           {"exclude": ["word", "id"], "min_count": 4}, {"time": "day"}, {"time": "number", "categorical": {"day"}},
+           {"time": "when", "seed": 5, "validation": 0.2, "categorical": ("clock",)}]
+
+
+@pytest.mark.parametrize("case", range(len(OPTIONS)))
+def test_a_frame_and_files_of_every_kind_become_the_same(case, tmp_path):
+    rng, options = np.random.default_rng(case), OPTIONS[case]
+    stamps = pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.integers(0, 10**5, N), "s")
+    frame = typed_table(case).assign(when=stamps, clock=[clock(int(h), 30) for h in rng.integers(0, 24, N)])
+    frame.to_parquet(tmp_path / "t.parquet")
+    ways = {"a Parquet file": tmp_path / "t.parquet"}
+    for ending in (".csv", ".csv.gz", ".tsv"):
+        frame.to_csv(tmp_path / f"t{ending}", index=False, sep="\t" if ending == ".tsv" else ",")
+        ways[ending] = tmp_path / f"t{ending}"
+    for k, (start, stop) in enumerate([(0, 90), (90, 100), (100, N)]):
+        frame[start:stop].to_csv(tmp_path / f"{k}.csv", index=False)
+        frame[start:stop].to_parquet(tmp_path / f"{k}.parquet")
+    ways["three files"] = [tmp_path / f"{k}.csv" for k in range(3)]
+    ways["three Parquet files"] = [tmp_path / f"{k}.parquet" for k in range(3)]
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        streamed = prepare_stream([path], tmp_path / "made", "label", progress=False, seed=3, **options)
-        expected = prepare(whole, "label", **options)
+        expected = prepare(frame, "label", **options)
+        made = {name: prepare(way, "label", folder=tmp_path / name, **options) for name, way in ways.items()}
     messages = [str(w.message) for w in told if "left out" in str(w.message)]
-    assert len(messages) == 2 and messages[0] == messages[1]
-    assert streamed.schema == expected.schema and streamed.classes.tolist() == expected.classes.tolist() == ["no", "yes"]
-    labels = (whole.label == "yes").astype(int)
-    named = {name: whole[name].astype("category") for name in options.get("categorical", [])}
-    own = encode_table(whole.assign(**named)[list(expected.schema.fields)].assign(label=labels), scattered_split(N, 3), "label",
-                       min_count=options.get("min_count", 2), buckets=expected.schema.buckets)  # fmt: skip
-    for part in ("train", "val", "test"):
-        assert getattr(streamed.data, part).ids.equal(getattr(own, part).ids), part
-        assert getattr(streamed.data, part).labels.equal(getattr(own, part).labels), part
-    for one, other in zip(streamed.data.vocabularies, own.vocabularies):
-        assert one.values.tolist() == other.values.tolist() and one.missing_id == other.missing_id, one.name
-    again = encode_rows(whole, streamed.data.vocabularies)[torch.from_numpy(scattered_split(N, 3).test)]
-    assert again.equal(streamed.data.test.ids)  # new rows, by the vocabularies alone
+    assert len(messages) == 1 + len(ways) and len(set(messages)) == 1
+    assert expected.classes.tolist() == ["no", "yes"]
+    for prepared in made.values():
+        same(prepared, expected)
+    everything = torch.cat([expected.data.train.ids, expected.data.val.ids, expected.data.test.ids])
+    for way in (frame, frame.astype(object), tmp_path / "t.csv", tmp_path / "t.parquet", ways["three files"]):  # new rows
+        rows = way if isinstance(way, pd.DataFrame) else read_table(way, expected.schema.fields, as_text=True)
+        found = quietly(lambda rows=rows: encode_rows(rows, expected.data.vocabularies))
+        assert sorted(found.tolist()) == sorted(everything.tolist())
+    whole = quietly(lambda: prepare(read_table(tmp_path / "t.csv"), "label", **options))  # and read as a frame
+    same(whole, expected)
+
+
+@pytest.mark.parametrize("kind", ["zone", "day", "clock", "span"])
+def test_dates_and_times_that_are_named_are_kept_saved_and_met_again(kind):
+    values = {"zone": pd.date_range("2026-01-01", periods=3, tz="Europe/Rome"), "day": [date(2026, 1, k) for k in (1, 2, 3)],
+              "clock": [clock(k) for k in (1, 2, 3)], "span": pd.to_timedelta([1, 2, 3], "D")}[kind]
+    frame = BASE.assign(it=cycled(*values, None))
+    made = prepare(frame, "click", categorical=["it"])
+    assert made.data.cardinalities[-1] == 5
+    stored = [vocabulary_from_dict(json.loads(json.dumps(vocabulary_to_dict(v)))) for v in made.data.vocabularies]
+    assert encode_rows(frame, stored)[:, -1].tolist() == encode_rows(frame, made.data.vocabularies)[:, -1].tolist()
+    assert set(encode_rows(frame, stored)[:, -1].tolist()) == {1, 2, 3, 4}
 
 
 def test_a_streamed_table_is_searched_and_trained_and_opened_again(tmp_path):
     table(3).to_csv(tmp_path / "t.csv", index=False)
-    prepared = prepare_stream([tmp_path / "t.csv"], tmp_path / "made", "click", progress=False)
-    again = open_stream(tmp_path / "made")
+    prepared = prepare(tmp_path / "t.csv", "click", folder=tmp_path / "made")
+    again = open_table(tmp_path / "made")
     assert again.schema == prepared.schema and again.data.fingerprint == prepared.data.fingerprint
     mapped = replace(prepared, data=open_prepared(tmp_path / "made", in_memory=False))
     found = search_dims(mapped, SEARCH, NETWORK, QUIET)
-    outcome = train(mapped, "AutoDim", found.dims, 4, TRAIN, NETWORK, progress=False)
+    outcome = train_dims(mapped, found.dims, 4, TRAIN, NETWORK, QUIET)
     scores, labels = outcome.scores, prepared.data.test.labels
     assert outcome.test.auc == pytest.approx(roc_auc_score(labels, scores), abs=1e-9)
 
@@ -817,7 +847,7 @@ def test_streams_that_cannot_be_prepared(tmp_path):
         tmp_path / "hole.csv", index=False)
     table().to_csv(tmp_path / "semicolons.csv", index=False, sep=";")
     for files, options, message in (
-        (["t.csv", "t.tsv"], {}, "expected names that all end in one of"), (["t.txt"], {}, "expected names that all end"),
+        (["t.csv", "t.tsv"], {}, "expected a name that ends in"), (["t.txt"], {}, "expected a name that ends in"),
         (["no.csv"], {}, "no such file"), (["t.csv"], {"label": "clack"}, "label: column 'clack' is not in the table"),
         (["t.csv"], {"exclude": ["x"]}, "exclude: column 'x' is not in the table"),
         (["t.csv"], {"numerical": {"land": 5}}, "column 'land'"), (["same.csv"], {}, "has one class"),
@@ -826,7 +856,7 @@ def test_streams_that_cannot_be_prepared(tmp_path):
     ):  # fmt: skip
         paths = [tmp_path / name for name in files]
         with pytest.raises(DataError, match=re.escape(message)):
-            prepare_stream(paths, tmp_path / "made", **{"label": "click", "progress": False} | options)
+            prepare(paths, **{"label": "click", "folder": tmp_path / "made"} | options)
         assert not (tmp_path / "made").exists() and not [p for p in tmp_path.iterdir() if ".part-" in p.name]
 
 
@@ -834,10 +864,11 @@ def test_streams_that_cannot_be_prepared(tmp_path):
 def test_a_class_may_be_written_in_several_ways_in_a_stream(ways, tmp_path):
     clicks = np.random.default_rng(4).integers(0, 4, N)
     table().assign(click=np.array(ways, dtype=object)[clicks]).to_csv(tmp_path / "t.csv", index=False)
-    made = prepare_stream([tmp_path / "t.csv"], tmp_path / "made", "click", progress=False, seed=3)
-    assert made.classes.tolist() == prepare(tables.read_table(tmp_path / "t.csv"), "click").classes.tolist()
+    made = prepare(tmp_path / "t.csv", "click", seed=3)
+    assert made.classes.tolist() == prepare(read_table(tmp_path / "t.csv"), "click").classes.tolist()
     for part in ("train", "val", "test"):
-        expected = clicks[getattr(scattered_split(N, 3), part)] % 2
+        rows = rows_of(parts_of_rows(clicks % 2, SplitOptions(seed=3)))
+        expected = clicks[getattr(rows, part)] % 2
         assert getattr(made.data, part).labels.tolist() == expected.tolist()
 
 
@@ -855,6 +886,6 @@ def test_numbers_that_are_names_survive_a_stream(kind, tmp_path):
         table.assign(id=[Decimal(7 * 10**18 + int(k)) for k in number]).to_parquet(path)
     else:
         table.set_axis(np.arange(n) // 2).to_parquet(path)  # as after a concatenation
-    prepared = prepare_stream([path], tmp_path / "table", "click", progress=False)
+    prepared = prepare(path, "click")
     assert prepared.data.fields == ("id", "user")
     assert prepared.data.cardinalities[0] == quietly(lambda: prepare(read_table(path), "click")).data.cardinalities[0] == 10
