@@ -2,7 +2,7 @@
 __version__ = "0.1.0"
 
 PLACES = {
-    "AutoDim": "app.estimator", "load": "app.estimator", "prepare": "app.workflow",
+    "AutoDim": "app.estimator", "load": "app.estimator", "prepare": "data.table",
     "search": "method.search", "SearchConfig": "method.search",
     "retrain": "method.retrain", "TrainConfig": "method.retrain",
 }  # fmt: skip

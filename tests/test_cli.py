@@ -24,7 +24,8 @@ from autodim.app.cli import main, make_parser
 from autodim.app.commands import COMMANDS
 from autodim.app.estimator import load
 from autodim.app.settings import FORMATS, read_buckets, read_bytes, read_counts, read_names
-from autodim.data.columns import encode_rows
+from autodim.data.split import SplitOptions
+from autodim.data.table import encode_rows, prepare
 
 SEARCH = ["--dims", "2,4,8", "--epochs", "2", "--hidden", "8", "--batch-size", "50", "--f", "2", "--quiet"]
 TRAIN = ["--epochs", "3", "--quiet"]
@@ -132,7 +133,7 @@ def test_json_is_one_object_on_stdout_and_nothing_else(tmp_path):
 
 BAD = {
     "no such file": (None, "no such file"),
-    "cut short": ("a,click\n1,0\n2", "row 3: 1 columns, expected 2"),
+    "cut short": ("a,click\n1,0\n2", "line 3: 1 columns, expected 2"),
     "no label": ("a,b\n1,0\n2,1\n", "'click' is not in the table"),
     "three classes": ("a,click\n" + "".join(f"{i % 3},{i % 3}\n" for i in range(30)), "3 distinct values"),
     "two rows": ("a,click\n1,0\n1,1\n", "no column is left"),
@@ -354,10 +355,10 @@ def test_a_reader_that_has_had_enough_is_no_error(trained):
 
 def test_damaged_files_of_a_run_are_named_and_mended_by_the_command_that_made_them(copy, trained):
     table = trained.parent / "clicks.csv"
-    (copy / "prepared.pt").write_bytes(b"x" * 50)
+    (copy / "table" / "manifest.json").write_bytes(b"x" * 50)
     for step in ("search", "train", "report", "export"):
         code, out, err = call(step, copy, "--quiet")
-        assert code == 1 and out == "" and "prepared.pt is missing or damaged" in err
+        assert code == 1 and out == "" and "table is missing or damaged: give `autodim prepare` again" in err
     assert call("prepare", table, "--label", "click", "--run", copy)[0] == 0
     assert (copy / "run.json").read_bytes() == (trained / "run.json").read_bytes()  # the settings stay
     assert call("report", copy)[0] == 0
@@ -405,7 +406,7 @@ def start(*arguments: object) -> subprocess.Popen:
 
 
 def saved(run: Path, name: str) -> bool:
-    return any(run.glob(f"state/{name}*.pt"))
+    return any(run.glob(f"state/{name}*.state"))
 
 
 @pytest.mark.parametrize("end, code", [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
@@ -434,23 +435,20 @@ def test_killed_or_interrupted_steps_go_on_to_the_same_end(end, code, tmp_path):
     np.testing.assert_array_equal(load(run / "model").predict_proba(frame), load(whole / "model").predict_proba(frame))
 
 
-def test_two_at_once_leave_one_whole_run(tmp_path, monkeypatch):
-    """Each is slow between its two files, so that without the lock they would be those of two tables."""
-    def slowly(*arguments):
-        saved_first(*arguments)
-        order.append(arguments[2])
-        time.sleep(0.2 if len(order) == 1 else 0)
-    saved_first, order, run = commands.save_prepared, [], tmp_path / "run"
-    monkeypatch.setattr(commands, "save_prepared", slowly)
-    tables = [write_clicks(tmp_path / f"t{i}.csv", 300 + 100 * i, seed=i) for i in range(3)]
-    options = [make_parser().parse_args(["prepare", str(table), "--label", "click", "--run", str(run)]) for table in tables]
-    threads = [threading.Thread(target=COMMANDS["prepare"], args=[each]) for each in options]
+@pytest.mark.parametrize("seed", range(3))
+def test_several_at_once_leave_one_whole_run(seed, tmp_path):
+    """The description of a run is that of its table, whichever of three was the last."""
+    run, tables = tmp_path / "run", [write_clicks(tmp_path / f"t{i}.csv", 300 + 100 * i, seed=seed + i) for i in range(3)]
+    options = [make_parser().parse_args(["prepare", str(table), "--label", "click", "--run", str(run), "--quiet"])
+               for table in tables]
+    threads = [threading.Thread(target=commands.prepare_command, args=[each]) for each in options]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(order) == 3 and json.loads((run / "run.json").read_text())["key"] == order[-1]
-    assert call("search", run, *SEARCH)[0] == 0 and not list(run.rglob("*.part"))
+    found, manifest = (json.loads((run / name).read_text()) for name in ("run.json", "table/manifest.json"))
+    assert found["key"] == manifest["key"] and Path(found["table"]).name == manifest["sources"][0]["file"]
+    assert call("search", run, *SEARCH)[0] == 0 and not list(run.rglob("*.part*"))
 
 
 def test_two_processes_at_once_leave_one_whole_run(tmp_path):
@@ -477,33 +475,29 @@ def test_a_missing_extra_is_one_line(trained, tmp_path, monkeypatch):
 
 # ---------------------------------------------------------------- of any size, in several processes
 
-def test_a_stream_in_two_files_is_prepared_searched_trained_and_exported(tmp_path):
+@pytest.mark.parametrize("split", [[], ["--stream"], ["--time", "item"]])
+def test_a_table_in_two_files_is_prepared_searched_trained_and_exported(split, tmp_path):
+    """`--stream`, which an earlier release needed for that, changes nothing."""
     write_clicks(tmp_path / "a.csv", 400, 1), write_clicks(tmp_path / "b.csv", 300, 2)
     run, tables = tmp_path / "run", [tmp_path / "a.csv", tmp_path / "b.csv"]
-    code, out, err = call("prepare", *tables, "--label", "click", "--stream", "--run", run, "--json", "--quiet")
+    code, out, err = call("prepare", *tables, "--label", "click", *split, "--run", run, "--json", "--quiet")
     found = json.loads(out)
     assert code == 0 and sum(found["rows"].values()) == 700 and found["numerical"] == ["price"], err
+    assert found["split"] == ("item" if "--time" in split else "random")
+    whole = pd.concat([pd.read_csv(table) for table in tables], ignore_index=True)
+    expected = prepare(whole, "click", split=SplitOptions("item" if "--time" in split else None))
+    manifest = json.loads((run / "table" / "manifest.json").read_text())
+    assert manifest["fingerprint"] == expected.data.fingerprint  # as a frame
     assert call("search", run, *SEARCH, "--sparse")[0] == 0
     assert call("train", run, *TRAIN, "--no-rivals")[0] == 0
     assert load(run / "model").record_["settings"]["sparse"] is True
     assert call("export", run, "--format", "torchrec")[0] == 0 and call("report", run)[0] == 0
     before = (run / "table" / "manifest.json").stat().st_mtime_ns
-    assert call("prepare", *tables, "--label", "click", "--stream", "--run", run, "--quiet")[0] == 0
+    assert call("prepare", *tables, "--label", "click", *split, "--run", run, "--quiet")[0] == 0
     assert (run / "table" / "manifest.json").stat().st_mtime_ns == before  # it was there already
     shutil.rmtree(run / "table")
     code, out, err = call("train", run, *TRAIN)
     assert code == 1 and "table is missing or damaged: give `autodim prepare` again" in err
-
-
-@pytest.mark.parametrize("options,message", [
-    ([], "2 files: several files of one table are read with --stream"),
-    (["--stream", "--time", "item"], "--time does not go with --stream"),
-])
-def test_options_that_do_not_go_with_a_stream(options, message, tmp_path):
-    write_clicks(tmp_path / "a.csv", 50, 1), write_clicks(tmp_path / "b.csv", 50, 2)
-    code, out, err = call("prepare", tmp_path / "a.csv", tmp_path / "b.csv", "--label", "click", "--run", tmp_path / "run",
-                          *options)
-    assert code == 1 and message in err and not (tmp_path / "run").exists()
 
 
 def test_two_processes_search_and_train_as_one(tmp_path):

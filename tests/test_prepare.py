@@ -33,7 +33,8 @@ from autodim.data.read import Layout, TableFiles
 from autodim.method.retrain import TrainConfig, fit
 from autodim.training.runtime import Runtime
 from autodim.data.datasets import CLICK_LOGS, CRITEO, find_log, load_dataset
-from autodim.data.prepare import Preparation, Rule, ScatteredSplit, open_prepared, prepare_files, typed
+from autodim.data.columns import Rule, typed
+from autodim.data.prepare import Preparation, ScatteredSplit, open_prepared, prepare_files
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -548,7 +549,8 @@ from pathlib import Path
 import numpy as np
 from autodim.data import read as reader
 from autodim.data.read import Layout, TableFiles
-from autodim.data.prepare import Preparation, Rule, prepare_files
+from autodim.data.columns import Rule
+from autodim.data.prepare import Preparation, prepare_files
 
 folder, files = Path(sys.argv[2]), [Path(sys.argv[1]) / f"{k}.csv" for k in range(3)]
 reader.BLOCK, reader.GROUP = 4000, 2

@@ -25,7 +25,8 @@ from autodim.data.vocabulary import Vocabulary, fit_vocabulary
 from autodim.method.models import DLRS
 from autodim.training.checkpoint import FileCheckpoint, key_of
 from autodim.app.storage import FORMAT, Trained, load_trained, save_trained
-from autodim.data.columns import Schema, encode_rows
+from autodim.data.columns import Schema
+from autodim.data.table import encode_rows
 
 FRAME = pd.DataFrame(
     {

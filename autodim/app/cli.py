@@ -33,12 +33,12 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     made = {name: commands.add_parser(name, help=text, description=text) for name, text in ABOUT.items()}
     add = made["prepare"].add_argument
-    add("table", nargs="+", help="a .csv, .csv.gz, .tsv, .tsv.gz or .parquet file; its first row names the columns")
+    add("table", nargs="+", help="a .csv, .csv.gz, .tsv, .tsv.gz or .parquet file of any size, or several; "
+        "the first row names the columns")
     add("--label", required=True, metavar="COLUMN", help="the column to predict: two classes")
     add("--run", default="run", metavar="FOLDER", help="where the run is kept (default: run)")
-    add("--stream", action="store_true", help="for tables larger than memory, in one file or several: read in pieces, "
-        "and trained on from disk")
-    add("--workers", type=int, default=1, metavar="N", help="with --stream: processes that read files (default: 1)")
+    add("--workers", type=int, default=1, metavar="N", help="processes that read files (default: 1)")
+    add("--stream", action="store_true", help=argparse.SUPPRESS)  # of an earlier release
     for name, command in made.items():
         if name != "prepare":
             command.add_argument("run", nargs="?", default="run", help="the run's folder (default: run)")

@@ -52,7 +52,7 @@ class Data:
 
     @property
     def cardinalities(self) -> tuple[int, ...]:
-        """Rows of each field's embedding table, the dummy's included [M]."""
+        """Rows of each field's embedding table, the OOV row included [M]."""
         return tuple(v.cardinality for v in self.vocabularies)
 
     def to(self, device: str | torch.device) -> "Data":

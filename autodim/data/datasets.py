@@ -35,7 +35,8 @@ from tqdm import tqdm
 from .batches import Data
 from .encode import encode_table
 from .files import DataError, cache_folder, data_folder
-from .prepare import Preparation, Rule, ScatteredSplit, open_prepared, prepare_files
+from .columns import Rule
+from .prepare import Preparation, ScatteredSplit, open_prepared, prepare_files
 from .read import EncodedTable, Layout, TableFiles
 from .split import chronological_split, random_split
 

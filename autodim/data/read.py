@@ -139,7 +139,7 @@ def rows_of(path: Path, layout: Layout) -> Iterator[tuple[int, list[str]]]:
     """
     quoting = csv.QUOTE_MINIMAL if layout.quoted else csv.QUOTE_NONE
     with io.TextIOWrapper(TextFile(path, END), "utf-8-sig", "surrogateescape", newline="") as lines:
-        reader, line = csv.reader(lines, delimiter=layout.separator, quoting=quoting), 1
+        reader, line, names = csv.reader(lines, delimiter=layout.separator, quoting=quoting), 1, layout.columns
         while True:
             try:
                 row = next(reader)
@@ -150,11 +150,13 @@ def rows_of(path: Path, layout: Layout) -> Iterator[tuple[int, list[str]]]:
             if row and END in row[-1]:
                 raise DataError(f"{path} line {line}: a quotation is opened here and never closed, or a value has more "
                                 f"than {csv.field_size_limit():,} bytes; cut short?")
-            broken = re.search("[\udc80-\udcff]+", "".join(row))
-            if broken:
-                found = broken[0].encode(errors="surrogateescape")
-                raise DataError(f"{path} line {line}: {found!r} is not UTF-8 text; write the file anew in that "
-                                "encoding")
+            for k, value in enumerate(row):
+                if broken := re.search("[\udc80-\udcff]+", value):
+                    column = "header" if not names else f"column {names[k]!r}" if k < len(names) else f"column {k + 1}"
+                    found = broken[0].encode(errors="surrogateescape")
+                    raise DataError(f"{path} line {line}: {found!r} is not UTF-8 text ({column}); write the file anew "
+                                    "in that encoding")
+            names = names or row
             if row:
                 yield line, row
             line = reader.line_num + 1
@@ -259,6 +261,8 @@ def text_column(path: Path, name: str, column: pa.Array) -> pa.Array:
         if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type) and column.type.scale > 0:
             column = column.cast(pa.float64())  # a float32 is another number in the shortest text of float32
             column = pa_compute.if_else(pa_compute.is_nan(column), None, column)
+        if pa.types.is_time(column.type):  # of day, without the fraction of a second that nobody wrote
+            return pa_compute.replace_substring_regex(column.cast(pa.string()), r"\.0+$", "")
         return column.cast(pa.string())
     except pa.ArrowException as error:
         reason = str(error).splitlines()[0]
