@@ -25,7 +25,7 @@ from ..method.metrics import space
 from .page import summary
 from .run import Answer, key_of_table, quoted, read_run, run_command, write_json
 from .settings import check_settings, given, settings_from_dict
-from ..training.distributed import Processes, ProcessLost, torchrun
+from ..training.distributed import ProcessLost, Processes, torchrun
 from ..method.search import SearchResult
 from ..method.selection import load_dims
 from .storage import Trained, load_trained

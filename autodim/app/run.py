@@ -17,9 +17,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from autodim.app.settings import (
-    Settings, check_settings, given, settings_from_dict, settings_to_dict, table_options,
-)  # fmt: skip
+from .settings import Settings, check_settings, given, settings_from_dict, settings_to_dict, table_options
 from ..data.columns import schema_from_dict
 from ..data.files import DataError, folder_lock, json_value, write_bytes
 from ..data.prepare import read_manifest
