@@ -36,7 +36,8 @@ from .batches import Data
 from .encode import encode_table
 from .files import DataError, cache_folder, data_folder
 from .columns import Rule
-from .prepare import Preparation, ScatteredSplit, open_prepared, prepare_files
+from .prepare import Preparation, open_prepared, prepare_files
+from .split import ScatteredSplit
 from .read import EncodedTable, Layout, TableFiles
 from .split import chronological_split, random_split
 
