@@ -406,7 +406,7 @@ def start(*arguments: object) -> subprocess.Popen:
 
 
 def saved(run: Path, name: str) -> bool:
-    return any(run.glob(f"state/{name}*.safetensors"))
+    return any(run.glob(f"state/{name}*.state"))
 
 
 @pytest.mark.parametrize("end, code", [(signal.SIGKILL, -9), (signal.SIGINT, 130)])

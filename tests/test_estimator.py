@@ -207,8 +207,8 @@ def test_attributes_fit_together(fitted):
     assert fitted.space_ == pytest.approx(total / (8 * sum(sizes.values())))
     np.testing.assert_allclose(fitted.alpha_.sum(axis=1), 1, atol=1e-5)
     assert fitted.dims_ == fitted.alpha_.idxmax(axis=1).to_dict()  # Eq. 13, without a budget
-    assert fitted.outcomes_[-1].name == "widest" and set(fitted.outcomes_[-1].dims.values()) == {8}
-    assert [o["name"] for o in fitted.record_["outcomes"]] == [o.name for o in fitted.outcomes_]
+    assert list(fitted.outcomes_)[-1] == "widest" and set(fitted.outcomes_["widest"].dims.values()) == {8}
+    assert [o["name"] for o in fitted.record_["outcomes"]] == list(fitted.outcomes_)
 
 
 class Tags(HTMLParser):
@@ -238,7 +238,7 @@ def test_budgets_are_kept(budget, pad):
         assert 4 * sum(stored) <= budget["max_bytes"] < 4 * 8 * sum(sizes)
     else:
         assert sum(stored) <= budget["max_space"] * 8 * sum(sizes)
-    assert [o.name for o in model.outcomes_] == ["AutoDim"] and model.record_["differences"] == []
+    assert list(model.outcomes_) == ["AutoDim"] and model.record_["differences"] == []
     assert "rivals=True" in str(model.report())
 
 
@@ -247,7 +247,7 @@ def test_budgets_count_rows_as_they_are_stored():
     settings = SMALL | {"rivals": False, "epochs": 1, "search_epochs": 1, "dims": (1, 2, 6), "pad_to": 4}
     sizes = [v.cardinality for v in AutoDim(**settings).fit(TABLE, label="click").vocabularies_]
     model = AutoDim(**settings, max_bytes=4 * 4 * sum(sizes)).fit(TABLE, label="click")
-    assert set(model.dims_.values()) <= {1, 2} and model.outcomes_[0].bytes == 4 * 4 * sum(sizes)
+    assert set(model.dims_.values()) <= {1, 2} and model.record_["outcomes"][0]["bytes"] == 4 * 4 * sum(sizes)
     assert model.curve_.bytes.tolist() == [
         4 * sum(-(-chosen[v.name] // 4) * 4 * v.cardinality for v in model.vocabularies_) for chosen in model.curve_.dims]
 
@@ -257,8 +257,8 @@ def test_a_seed_moves_search_and_training_where_the_split_is_by_time():
     one, two = (AutoDim(**SMALL, time="day", random_state=seed).fit(frame, label="click") for seed in (0, 1))
     assert one.record_["data"] == two.record_["data"]
     assert not one.alpha_.equals(two.alpha_)
-    assert one.outcomes_[-1].dims == two.outcomes_[-1].dims  # the widest
-    assert one.outcomes_[-1].history != two.outcomes_[-1].history
+    assert one.outcomes_["widest"].dims == two.outcomes_["widest"].dims  # the widest
+    assert one.outcomes_["widest"].history != two.outcomes_["widest"].history
 
 
 def test_a_seed_fixes_the_numbers_and_the_callers_random_numbers_go_on():
@@ -305,7 +305,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_result(stop, fitted, tmp_path, m
     done = list(saves)
     monkeypatch.setattr(FileCheckpoint, "save", lambda self, state: (save(self, state), saves.append(self.path.name)))
     model.fit(TABLE, label="click")
-    assert len(saves) == 2 + sum(len(o.history) for o in model.outcomes_)  # no epoch was done twice
+    assert len(saves) == 2 + sum(len(o.history) for o in model.outcomes_.values())  # no epoch was done twice
     assert saves[:stop] == done
     np.testing.assert_array_equal(model.predict_proba(X), fitted.predict_proba(X))
     assert model.record_["outcomes"] == fitted.record_["outcomes"]
@@ -492,7 +492,7 @@ def test_collections_of_columns_of_any_kind_can_be_saved(tmp_path):
 
 @pytest.mark.parametrize("option", [{"max_space": 0.2}, {"max_bytes": 40}])
 def test_a_budget_that_nothing_fits_is_refused_before_the_search(option, monkeypatch):
-    monkeypatch.setattr("autodim.app.estimator.find", lambda *_: pytest.fail("it searched"))
+    monkeypatch.setattr("autodim.app.estimator.search_dims", lambda *_: pytest.fail("it searched"))
     with pytest.raises(ValueError, match="a budget of .* is too small"):
         AutoDim(**SMALL, **option).fit(TABLE, label="click")
 

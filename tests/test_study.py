@@ -29,8 +29,9 @@ from autodim.study import runs as runs_module
 from autodim.study.grid import Execution, begun_or_new, check_fingerprints, run_grid
 from autodim.study.runs import GridSettings, Run, find_dims, make_grid, run_one, search_record, search_time_aucs
 from autodim.study.store import Store
+from autodim.training.runtime import Runtime
 
-QUIET = Execution(progress=False)
+QUIET, SILENT = Execution(progress=False), Runtime(progress=False)
 RESULTS = ["run_id", "method", "variant", "seed", "dims", "search", "val_auc", "val_logloss", "test_auc",
            "test_logloss", "space", "parameters", "best_epoch", "epochs", "fingerprint", "config"]
 
@@ -194,7 +195,7 @@ def test_a_run_that_kills_its_process_raises_and_keeps_the_others(tmp_path):
     runs, store = tiny_grid(), Store(tmp_path / "s.csv")
     deadly = Deadly("planted", "Uniform", 0, dim=3, train=runs[0].train)
     with pytest.warns(UserWarning, match="a worker process died"), \
-         pytest.raises(RuntimeError, match="1 of 3 runs have no row in .*s.csv.*call again"):
+         pytest.raises(RuntimeError, match="1 of 3 runs have no row in .*s.csv.*Call again"):
         run_grid([*runs[:2], deadly], store, execution=Execution(workers=2, progress=False, wait=0.2))
     assert sorted(store.read().run_id) == sorted(r.run_id for r in runs[:2])
     with store.claim(deadly.run_id) as mine:
@@ -214,6 +215,7 @@ import sys
 sys.path.insert(0, {tests!r})
 from autodim.study.grid import Execution, run_grid
 from autodim.study.store import Store
+from autodim.training.runtime import Runtime
 from test_study import longer, tiny_grid
 if __name__ == "__main__":
     run_grid(longer(tiny_grid()), Store("store.csv"), execution=Execution(workers=2, progress=False))
@@ -241,16 +243,12 @@ def test_workers_end_with_the_process_that_began_them(how, tmp_path):
 
 def fake_training(monkeypatch, seconds: float = 0.0) -> None:
     """Runs that do nothing but write their id and process to trained.txt in the current folder."""
-    class NoData:
-        def to(self, device):
-            return self
-
-    def run_one(run, data, device, progress, begun):
+    def run_one(run, data, runtime, begun):
         with open("trained.txt", "a") as file:
             file.write(f"{run.run_id} {os.getpid()}\n")
         time.sleep(seconds)
         return fake_row(run.run_id, dataset=run.dataset, seed=run.seed, config=run.config)
-    monkeypatch.setattr("autodim.study.grid.load_once", lambda *a, **k: NoData())
+    monkeypatch.setattr("autodim.study.grid.load_once", lambda *a, **k: None)
     monkeypatch.setattr("autodim.study.grid.run_one", run_one)
 
 
@@ -584,7 +582,7 @@ def small_run(method: str = "AutoDim", seed: int = 0, **settings) -> Run:
 
 def outcome(run: Run, data) -> dict:
     """The recorded row of a run but for its identity and its times, the search read from its JSON."""
-    row = run_one(run, data, progress=False)
+    row = run_one(run, data, SILENT)
     kept = {k: row[k] for k in RESULTS if k not in ("run_id", "config")}
     return kept | {"search": json.loads(row["search"] or "{}")}
 
@@ -716,7 +714,7 @@ def test_a_probe_ranks_the_derived_the_uniform_and_the_random_choices_on_validat
         assert part is data.val
         return len(asked) / 16
     monkeypatch.setattr("autodim.study.runs.supernet_auc", noted)
-    dims, found = find_dims(run, data, progress=False)
+    dims, found = find_dims(run, data, SILENT)
     aucs = search_time_aucs(run, data, found)
     by_auc = {(k + 1) / 16: dims if dims is None else list(dims) for k, dims in enumerate(asked)}
     draws = [list(find_dims(small_run("RaS", seed=3, draw=k), data)[0].values()) for k in range(4)]
@@ -875,7 +873,7 @@ def test_a_state_of_other_code_device_or_data_is_not_gone_on_from(change, make_d
     with monkeypatch.context() as cut, pytest.raises(Stop):
         interrupted_after(1, cut)
         run_grid([run], store, execution=QUIET)
-    (left,) = store.locks.glob("*.safetensors")
+    (left,) = store.locks.glob("*.state")
     if change == "code":
         monkeypatch.setattr("autodim.study.runs.code_key", lambda: "of other modules")
     elif change == "device":
@@ -906,5 +904,5 @@ def test_any_change_to_a_module_changes_the_key_of_the_code(tmp_path, monkeypatc
 
 def test_without_a_store_a_run_keeps_nothing(make_data, monkeypatch):
     names = interrupted_after(1, monkeypatch)
-    run_one(small_run("AutoDim"), make_data(), progress=False)
+    run_one(small_run("AutoDim"), make_data(), SILENT)
     assert names == []

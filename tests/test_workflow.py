@@ -21,15 +21,17 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 import autodim.method.retrain
 import autodim.method.search
-from autodim.app import workflow
 from autodim.data.files import DataError
 from autodim.data.split import SplitOptions, parts_of_rows, split_of
 from autodim.study.inference import delong
+from autodim.method.choice import Choice
+from autodim.method.metrics import Metrics
 from autodim.method.models import DLRS
 from autodim.training.checkpoint import FileCheckpoint
 from autodim.method.retrain import TrainConfig
 from autodim.method.search import SearchConfig, supernet_auc
 from autodim.data.prepare import open_prepared
+from autodim.training.runtime import Runtime
 from autodim.app.storage import Trained, load_trained, save_trained
 from autodim.data.columns import ColumnOptions
 from autodim.data.table import encode_rows, open_table, read_table
@@ -37,7 +39,7 @@ from autodim.data.table import prepare as prepare_table
 from autodim.data.vocabulary import vocabulary_from_dict, vocabulary_to_dict
 from autodim.method.backbones import Network
 from autodim.app.workflow import (
-    Outcome, auc_space_curve, choose, differences, find, in_words, make_record, outcome_record, rivals, train,
+    auc_space_curve, choice_record, choose, differences, interval_words, make_record, rivals, search_dims, train_dims,
 )  # fmt: skip
 
 N = 300
@@ -73,6 +75,7 @@ BASE = table()
 NETWORK = Network("MLP", (8,), 0.1)
 SEARCH = SearchConfig(dims=(2, 4), epochs=3, f=2, batch_size=60, tau_decay=0.05)
 TRAIN = TrainConfig(epochs=4, patience=3, batch_size=60, lr=0.01)
+QUIET = Runtime(progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +85,7 @@ def prepared():
 
 @pytest.fixture(scope="module")
 def found(prepared):
-    return find(prepared, SEARCH, NETWORK, progress=False)
+    return search_dims(prepared, SEARCH, NETWORK, QUIET)
 
 
 def quietly(call):
@@ -344,30 +347,30 @@ def test_a_search_that_was_interrupted_goes_on_as_if_it_had_not_been(saves, prep
     with monkeypatch.context() as patch:
         interrupt_after(patch, saves)
         with pytest.raises(Interrupted):
-            find(prepared, SEARCH, NETWORK, folder=tmp_path, progress=False)
+            search_dims(prepared, SEARCH, NETWORK, QUIET, tmp_path)
     epochs, real = [], autodim.method.search.run_epoch
     monkeypatch.setattr(autodim.method.search, "run_epoch", lambda *args: epochs.append(1) or real(*args))
     torch.rand(3)
-    assert same_search(find(prepared, SEARCH, NETWORK, folder=str(tmp_path), progress=False), found)
+    assert same_search(search_dims(prepared, SEARCH, NETWORK, QUIET, str(tmp_path)), found)
     assert len(epochs) == 3 - saves
     assert (
-        same_search(find(prepared, SEARCH, NETWORK, folder=tmp_path, progress=False), found)
+        same_search(search_dims(prepared, SEARCH, NETWORK, QUIET, tmp_path), found)
         and len(epochs) == 3 - saves
     )
-    assert [p.name for p in tmp_path.iterdir()] == ["search.safetensors"]
+    assert [p.name for p in tmp_path.iterdir()] == ["search.state"]
 
 
 def test_a_damaged_state_begins_anew_with_a_warning(prepared, found, tmp_path):
-    find(prepared, SEARCH, NETWORK, folder=tmp_path, progress=False)
-    path = tmp_path / "search.safetensors"
+    search_dims(prepared, SEARCH, NETWORK, QUIET, tmp_path)
+    path = tmp_path / "search.state"
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.warns(UserWarning, match="search.safetensors is damaged .* counts as missing"):
-        again = find(prepared, SEARCH, NETWORK, folder=tmp_path, progress=False)
+    with pytest.warns(UserWarning, match="search.state is damaged .* counts as missing"):
+        again = search_dims(prepared, SEARCH, NETWORK, QUIET, tmp_path)
     assert same_search(again, found)
 
 
 OTHERS = {
-    "seed": dict(seed=1),
+    "seed": dict(runtime=replace(QUIET, seed=1)),
     "settings": dict(config=replace(SEARCH, f=3)),
     "network": dict(network=Network("MLP", (4,), 0.1)),
     "dropout": dict(network=Network("MLP", (8,), 0.2)),
@@ -378,15 +381,15 @@ OTHERS = {
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_another_search_does_not_go_on_from_this_one(name, prepared, tmp_path):
-    usual = dict(prepared=prepared, config=SEARCH, network=NETWORK, seed=0, progress=False)
-    find(**usual, folder=tmp_path)
-    assert same_search(find(**usual | OTHERS[name], folder=tmp_path), find(**usual | OTHERS[name]))
+    usual = dict(prepared=prepared, config=SEARCH, network=NETWORK, runtime=QUIET)
+    search_dims(**usual, folder=tmp_path)
+    assert same_search(search_dims(**usual | OTHERS[name], folder=tmp_path), search_dims(**usual | OTHERS[name]))
 
 
 DIMS = {"user": 2, "land": 4, "price": 2, "hour": 4}
 
 
-def same_outcome(one: Outcome, other: Outcome) -> bool:
+def same_outcome(one: Choice, other: Choice) -> bool:
     return (
         (one.dims, one.history, one.best_epoch, one.val, one.test)
         == (other.dims, other.history, other.best_epoch, other.val, other.test)
@@ -397,7 +400,7 @@ def same_outcome(one: Outcome, other: Outcome) -> bool:
 
 @pytest.mark.parametrize("saves", [1, 3])
 def test_a_training_that_was_interrupted_goes_on_as_if_it_had_not_been(saves, prepared, tmp_path, monkeypatch):
-    run = partial(train, prepared, "AutoDim", DIMS, 4, TRAIN, NETWORK, progress=False)
+    run = partial(train_dims, prepared, DIMS, 4, TRAIN, NETWORK, runtime=QUIET)
     whole = run()
     with monkeypatch.context() as patch:
         interrupt_after(patch, saves)
@@ -407,15 +410,16 @@ def test_a_training_that_was_interrupted_goes_on_as_if_it_had_not_been(saves, pr
     monkeypatch.setattr(autodim.method.retrain, "train_epoch", lambda *args: epochs.append(1) or real(*args))
     assert same_outcome(run(folder=tmp_path), whole) and len(epochs) == len(whole.history) - saves
     assert same_outcome(run(folder=tmp_path), whole) and len(epochs) == len(whole.history) - saves
-    other = run(folder=tmp_path, seed=1)
-    assert same_outcome(other, run(seed=1)) and not same_weights(other.model, whole.model)
+    another = replace(QUIET, seed=1)
+    other = run(folder=tmp_path, runtime=another)
+    assert same_outcome(other, run(runtime=another)) and not same_weights(other.model, whole.model)
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_another_training_does_not_go_on_from_this_one(name, prepared, tmp_path):
-    usual = dict(prepared=prepared, config=TRAIN, network=NETWORK, seed=0)
+    usual = dict(prepared=prepared, config=TRAIN, network=NETWORK, runtime=QUIET)
     changed = usual | OTHERS[name] | (dict(config=replace(TRAIN, lr=0.02)) if name == "settings" else {})
-    run = partial(train, name="AutoDim", dims=DIMS, d_max=4, progress=False)
+    run = partial(train_dims, dims=DIMS, d_max=4)
     run(**usual, folder=tmp_path)
     assert same_outcome(run(**changed, folder=tmp_path), run(**changed))
 
@@ -423,27 +427,25 @@ def test_another_training_does_not_go_on_from_this_one(name, prepared, tmp_path)
 def test_each_choice_of_dimensions_has_its_own_file(prepared, tmp_path):
     short = replace(TRAIN, epochs=1)
     for widths in ((2, 4, 2, 4), (4, 2, 2, 4), (2, 2, 2, 2), (24, 2, 4, 2)):
-        train(prepared, "x", dict(zip(DIMS, widths)), 24, short, NETWORK, folder=tmp_path, progress=False)
+        train_dims(prepared, dict(zip(DIMS, widths)), 24, short, NETWORK, QUIET, tmp_path)
     assert len(list(tmp_path.iterdir())) == 4
     wide = prepare(
         pd.DataFrame({f"f{i}": (np.arange(60) + i) % 7 for i in range(30)} | {"click": [0, 1] * 30}), "click"
     )
     for last in (2, 4):  # too many fields for a name that lists their dimensions
         dims = {f"f{i}": 4 for i in range(29)} | {"f9": 2, "f29": last}
-        train(wide, "x", dims, 4, short, NETWORK, folder=tmp_path, progress=False)
+        train_dims(wide, dims, 4, short, NETWORK, QUIET, tmp_path)
     assert len(list(tmp_path.iterdir())) == 6 and max(len(p.name) for p in tmp_path.iterdir()) < 80
 
 
 def test_an_outcome_by_its_own_model_and_explicit_sums(prepared):
-    outcome = train(prepared, "AutoDim", dict(reversed(DIMS.items())), 4, TRAIN, NETWORK, multiple=4, progress=False)
+    outcome = train_dims(prepared, dict(reversed(DIMS.items())), 4, TRAIN, NETWORK, QUIET)
     data, labels = prepared.data, prepared.data.test.labels.numpy()
     assert list(outcome.dims.items()) == list(DIMS.items())
-    parameters = stored = widest = 0
+    parameters = widest = 0
     for field, rows in zip(data.fields, data.cardinalities):
-        parameters, stored, widest = parameters + DIMS[field] * rows, stored + 4 * 4 * rows, widest + 4 * rows
-    assert (outcome.parameters, outcome.bytes) == (parameters, stored) and outcome.space == pytest.approx(
-        parameters / widest
-    )
+        parameters, widest = parameters + DIMS[field] * rows, widest + 4 * rows
+    assert outcome.parameters == parameters and outcome.space == pytest.approx(parameters / widest)
     assert sum(table.weight.numel() for table in outcome.model.embedding.tables) == parameters
     with torch.no_grad():
         scores = outcome.model(data.test.ids).numpy()
@@ -457,9 +459,9 @@ def test_an_outcome_by_its_own_model_and_explicit_sums(prepared):
 def test_test_rows_decide_nothing(prepared, found):
     data = prepared.data
     other = replace(prepared, data=replace(data, test=data.test._replace(labels=1 - data.test.labels)))
-    one, two = (train(p, "x", DIMS, 4, TRAIN, NETWORK, progress=False) for p in (prepared, other))
+    one, two = (train_dims(p, DIMS, 4, TRAIN, NETWORK, QUIET) for p in (prepared, other))
     assert same_weights(one.model, two.model) and one.val == two.val and one.test.auc == pytest.approx(1 - two.test.auc)
-    assert same_search(find(other, SEARCH, NETWORK, progress=False), found)
+    assert same_search(search_dims(other, SEARCH, NETWORK, QUIET), found)
 
 
 # ---------------------------------------------------------------- choose
@@ -533,11 +535,11 @@ def test_a_uniform_choice_has_itself_and_the_widest_for_rivals_whatever_rounding
             assert list(rivals({"a": d, "b": d}, data, d_max)) == [f"uniform {d}", "widest"]
 
 
-def outcome(name: str, space: float, scores: np.ndarray, labels: np.ndarray, val: float | None = None) -> Outcome:
-    """An outcome of which only name, space, scores and validation AUC matter; the latter rises with Space if not given."""
-    test = workflow.Metrics(roc_auc_score(labels, scores), 0.5)
-    val = workflow.Metrics(0.5 + space / 2 if val is None else val, 0.5)
-    return Outcome(name, {}, space, 10, 40, val, test, 1, [], np.asarray(scores, np.float32), None)
+def choice(space: float, scores: np.ndarray, labels: np.ndarray, val: float | None = None) -> Choice:
+    """A choice of which only space, scores and validation AUC matter; the latter rises with Space if not given."""
+    test = Metrics(roc_auc_score(labels, scores), 0.5)
+    val = Metrics(0.5 + space / 2 if val is None else val, 0.5)
+    return Choice({}, space, 10, val, test, 1, [], np.asarray(scores, np.float32), None, 0.0)
 
 
 def by_pairs(labels, scores, weights) -> tuple[float, float]:
@@ -582,7 +584,7 @@ def test_differences_by_loops_over_pairs(case, seed):
     rng = np.random.default_rng(seed)
     labels = (rng.random(40) < 0.4).astype(float)
     scores = (labels + rng.normal(0, 1.5, (len(named), 40))).round(1).astype(np.float32)
-    outcomes = [outcome(name, space, s, labels) for (name, space), s in zip(named, scores)]
+    outcomes = {name: choice(space, s, labels) for (name, space), s in zip(named, scores)}
     found = differences(outcomes, torch.tensor(labels))
     expected = {"widest": [1] + [0] * (len(named) - 2) + [-1]} | ({rival: weights} if rival else {})
     assert [d.rival for d in found] == list(expected)
@@ -597,12 +599,12 @@ def test_differences_by_loops_over_pairs(case, seed):
 def test_a_smaller_uniform_dimension_that_validates_no_worse_is_the_rival(low, high, mixed):
     labels = np.array([0.0, 1.0] * 20)
     scores = np.random.default_rng(0).normal(size=(4, 40)) + labels
-    outcomes = [outcome("AutoDim", 0.29, scores[0], labels), outcome("uniform 2", 0.2, scores[1], labels, low),
-                outcome("uniform 3", 0.3, scores[2], labels, high), outcome("widest", 1.0, scores[3], labels)]
+    outcomes = {"AutoDim": choice(0.29, scores[0], labels), "uniform 2": choice(0.2, scores[1], labels, low),
+                "uniform 3": choice(0.3, scores[2], labels, high), "widest": choice(1.0, scores[3], labels)}
     rival = differences(outcomes, torch.tensor(labels))[1]
     assert rival.rival == ("uniform 2 and uniform 3 mixed" if mixed else "uniform 2")
     if not mixed:
-        assert rival.mean == pytest.approx(outcomes[0].test.auc - outcomes[1].test.auc, abs=1e-9)
+        assert rival.mean == pytest.approx(outcomes["AutoDim"].test.auc - outcomes["uniform 2"].test.auc, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -618,9 +620,9 @@ def test_a_smaller_uniform_dimension_that_validates_no_worse_is_the_rival(low, h
     ],
 )
 def test_words(low, high, expected):
-    assert in_words(low, high, "better", "worse", "no loss worth naming") == expected[0]
+    assert interval_words(low, high, "better", "worse", "no loss worth naming") == expected[0]
     assert (
-        in_words(
+        interval_words(
             low,
             high,
             "better: the search paid",
@@ -637,11 +639,8 @@ def test_the_words_of_differences_are_those_of_their_table():
     good, bad = labels + rng.normal(0, 0.6, 400), labels + rng.normal(0, 3, 400)
 
     def words(chosen, near, widest) -> list[str]:
-        made = [
-            outcome("AutoDim", 0.2, chosen, labels),
-            outcome("uniform 2", 0.2, near, labels),
-            outcome("widest", 1.0, widest, labels),
-        ]
+        made = {"AutoDim": choice(0.2, chosen, labels), "uniform 2": choice(0.2, near, labels),
+                "widest": choice(1.0, widest, labels)}
         return [d.words for d in differences(made, torch.tensor(labels))]
 
     assert words(good, bad, bad) == ["better", "better: the search paid"]
@@ -653,14 +652,12 @@ def test_the_words_of_differences_are_those_of_their_table():
 def test_one_positive_test_row_tells_nothing_and_stops_nothing():
     labels = np.array([1.0] + [0.0] * 9)
     scores = np.random.default_rng(0).normal(size=(3, 10))
-    outcomes = [
-        outcome(name, space, s, labels)
-        for name, space, s in zip(("AutoDim", "uniform 2", "widest"), (0.2, 0.2, 1.0), scores)
-    ]
+    outcomes = {name: choice(space, s, labels)
+                for name, space, s in zip(("AutoDim", "uniform 2", "widest"), (0.2, 0.2, 1.0), scores)}
     for difference in differences(outcomes, torch.tensor(labels)):
         assert difference[2:] == (-1.0, 1.0, "these test rows cannot tell") and math.isfinite(difference.mean)
-    record = outcome_record(outcomes[0], torch.tensor(labels))
-    assert record["test_auc_error"] is None and record["test_auc"] == outcomes[0].test.auc
+    record = choice_record("AutoDim", outcomes["AutoDim"], 40, torch.tensor(labels))
+    assert record["test_auc_error"] is None and record["test_auc"] == outcomes["AutoDim"].test.auc
 
 
 # ---------------------------------------------------------------- curve and record
@@ -679,12 +676,12 @@ def test_the_curve_is_that_of_the_choices_at_its_budgets(prepared, found):
 @pytest.fixture(scope="module")
 def outcomes(prepared, found):
     named = {"AutoDim": DIMS} | rivals(DIMS, prepared.data, 4)
-    return [train(prepared, name, dims, 4, TRAIN, NETWORK, progress=False) for name, dims in named.items()]
+    return {name: train_dims(prepared, dims, 4, TRAIN, NETWORK, QUIET) for name, dims in named.items()}
 
 
 @pytest.mark.parametrize("alone", [False, True])
 def test_a_record_is_plain_json_and_its_numbers_are_those_of_its_parts(alone, prepared, found, outcomes, tmp_path):
-    taken = outcomes[:1] if alone else outcomes
+    taken = {"AutoDim": outcomes["AutoDim"]} if alone else outcomes
     curve = auc_space_curve(prepared, found, SEARCH.dims)
     record = make_record(prepared, found, curve, taken, {"max_space": None, "seed": 0}, multiple=3)
     text = json.dumps(record, allow_nan=False)
@@ -710,23 +707,20 @@ def test_a_record_is_plain_json_and_its_numbers_are_those_of_its_parts(alone, pr
         assert field["bytes"] == 4 * padded * rows
         assert field["alpha"] == pytest.approx(alpha, abs=6e-5)
     assert sum(f["parameters"] for f in record["fields"]) == record["outcomes"][0]["parameters"]
-    for made, o in zip(record["outcomes"], taken, strict=True):
+    for made, (name, o) in zip(record["outcomes"], taken.items(), strict=True):
+        assert made["bytes"] == sum(4 * (-(-o.dims[f] // 3) * 3) * v for f, v in zip(data.fields, data.cardinalities))
         _, error = by_pairs(labels, [o.scores], [1])
         assert made["test_auc"] == pytest.approx(roc_auc_score(labels, o.scores))
         assert made["test_auc_error"] == pytest.approx(error)
         assert (made["name"], made["space"], made["val_auc"], made["best_epoch"]) == (
-            o.name,
-            o.space,
-            o.val.auc,
-            o.best_epoch,
-        )
+            name, o.space, o.val.auc, o.best_epoch)
     assert [d["rival"] for d in record["differences"]] == (
         [] if alone else [d.rival for d in differences(taken, data.test.labels)]
     )
     assert record["curve"][-1]["space"] == curve.space.iloc[-1] and len(record["curve"]) == len(curve)
     assert len(record["search"]["step"]) == len(record["search"]["entropy"])
-    assert aucs_agree(labels, taken)
-    trained = Trained(prepared.schema, data.vocabularies, prepared.classes, DIMS, outcomes[0].model, NETWORK, record)
+    assert aucs_agree(labels, taken.values())
+    trained = Trained(prepared.schema, data.vocabularies, prepared.classes, DIMS, outcomes["AutoDim"].model, NETWORK, record)
     save_trained(trained, tmp_path)
     assert load_trained(tmp_path).record == record
 
@@ -838,8 +832,8 @@ def test_a_streamed_table_is_searched_and_trained_and_opened_again(tmp_path):
     again = open_table(tmp_path / "made")
     assert again.schema == prepared.schema and again.data.fingerprint == prepared.data.fingerprint
     mapped = replace(prepared, data=open_prepared(tmp_path / "made", in_memory=False))
-    found = find(mapped, SEARCH, NETWORK, progress=False)
-    outcome = train(mapped, "AutoDim", found.dims, 4, TRAIN, NETWORK, progress=False)
+    found = search_dims(mapped, SEARCH, NETWORK, QUIET)
+    outcome = train_dims(mapped, found.dims, 4, TRAIN, NETWORK, QUIET)
     scores, labels = outcome.scores, prepared.data.test.labels
     assert outcome.test.auc == pytest.approx(roc_auc_score(labels, scores), abs=1e-9)
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Table', 'as_frame', 'with_label', 'fitting_batch', 'cooling', 'Report', 'BinaryClassifier', 'AutoDim', 'prepare_step',
-           'network_of', 'check_budget', 'search_step', 'train_step', 'on_device', 'load']
+           'network_of', 'check_budget', 'search_step', 'train_step', 'on_device', 'runtime_of', 'load']
 
 # %% ../../nbs/app/05_estimator.ipynb #7a4df497
 import warnings
@@ -27,12 +27,13 @@ from ..data.batches import Part
 from ..data.files import DataError
 from ..method.metrics import predict
 from ..training.distributed import Processes
+from ..training.runtime import Runtime
 from .page import page, summary, write_page
 from ..method.retrain import TrainConfig
 from ..method.search import SearchConfig, SearchResult
 from .settings import Settings, check_settings, documented, settings_from_dict, settings_to_dict
 from .storage import Trained, load_trained, save_trained
-from .workflow import auc_space_curve, choose, find, make_record, rivals, train
+from .workflow import auc_space_curve, choose, make_record, rivals, search_dims, train_dims
 from ..data.columns import ColumnOptions
 from ..data.split import SplitOptions
 from ..data.table import Prepared, encode_rows, prepare, read_table
@@ -147,7 +148,7 @@ class AutoDim(BinaryClassifier, Settings):
 
     Attributes:
         dims_, space_, alpha_: dimension of each field, share of the widest embedding's parameters, α [M, N].
-        search_history_, curve_, outcomes_: the search's steps, AUC against Space, the trained choice and its rivals.
+        search_history_, curve_, outcomes_: the search's steps, AUC against Space, trained choice and rivals by name.
         classes_, schema_, vocabularies_, model_, record_: what `predict_proba` and `report` need.
     """
 
@@ -237,8 +238,7 @@ def search_step(settings: AutoDim, prepared: Prepared, processes: Processes = Pr
     batch = s.batch_size or fitting_batch(n, processes.size)
     config = SearchConfig(variant=s.variant, dims=tuple(s.dims), f=s.f, epochs=s.search_epochs, batch_size=batch,
                           lr=s.lr, tau_decay=cooling(n, batch, s.search_epochs), sparse=s.sparse)
-    return find(on_device(prepared, s.device), config, network_of(s), s.random_state, s.folder,
-                s.progress, processes)
+    return search_dims(on_device(prepared, s.device), config, network_of(s), runtime_of(s, processes), s.folder)
 
 
 def train_step(
@@ -253,22 +253,27 @@ def train_step(
     batch = s.batch_size or fitting_batch(len(data.train.labels), processes.size)
     config = TrainConfig(s.epochs, s.patience, batch, s.lr, s.sparse)
     named = {"AutoDim": chosen} | (rivals(chosen, data, d_max) if s.rivals else {})
-    outcomes = [train(prepared, name, each, d_max, config, network, s.pad_to, s.random_state, s.folder, s.progress,
-                      processes)
-                for name, each in named.items()]  # fmt: skip
+    outcomes = {name: train_dims(prepared, each, d_max, config, network, runtime_of(s, processes), s.folder)
+                for name, each in named.items()}
     curve = auc_space_curve(prepared, found, tuple(s.dims), s.pad_to, network)
     made = settings
     made.classes_, made.schema_, made.vocabularies_ = prepared.classes, prepared.schema, data.vocabularies
     made.alpha_ = pd.DataFrame(found.alpha.numpy(), data.fields, s.dims)
     made.search_history_, made.curve_, made.outcomes_ = found.history, curve, outcomes
-    made.dims_, made.space_, made.model_ = outcomes[0].dims, outcomes[0].space, outcomes[0].model
-    made.record_ = make_record(prepared, found, curve, outcomes, settings_to_dict(s), s.pad_to, s.device, network)
+    own = outcomes["AutoDim"]
+    made.dims_, made.space_, made.model_ = own.dims, own.space, own.model
+    made.record_ = make_record(prepared, found, curve, outcomes, settings_to_dict(s), s.pad_to, network)
     return made
 
 # %% ../../nbs/app/05_estimator.ipynb #6509f770
 def on_device(prepared: Prepared, device: str) -> Prepared:
     """The same with its tensors on a device."""
     return Prepared(prepared.schema, prepared.classes, prepared.data.to(device), prepared.split)
+
+
+def runtime_of(settings: Settings, processes: Processes = Processes()) -> Runtime:
+    """Where and how an estimator's settings have models trained."""
+    return Runtime(settings.random_state, settings.device, settings.progress, processes=processes)
 
 
 def load(folder: str | Path) -> AutoDim:

@@ -40,13 +40,9 @@ def table_bytes(dims: Sequence[int], cardinalities: Sequence[int], bytes_per_val
 
 # %% ../../nbs/memory/00_budget.ipynb #f3bf8fd3
 def budget_parameters(
-    cardinalities: Sequence[int],
-    d_max: int,
-    max_space: float | None = None,
-    max_bytes: int | None = None,
-    multiple: int = 1,
-    bytes_per_value: int = 4,
-) -> int:
+    cardinalities: Sequence[int], d_max: int, max_space: float | None = None, max_bytes: int | None = None,
+    multiple: int = 1, bytes_per_value: int = 4,
+) -> int:  # fmt: skip
     """The budget in stored values (parameters where `multiple` is 1), from a share of MaD's tables or from bytes.
 
     Args:
@@ -180,13 +176,9 @@ def smallest_dims(score: np.ndarray, candidates: Candidates) -> list[int]:
 
 # %% ../../nbs/memory/00_budget.ipynb #b0268713
 def dims_within(
-    alpha: torch.Tensor,
-    candidates: Candidates,
-    fields: Sequence[str],
-    cardinalities: Sequence[int],
-    max_parameters: int,
-    multiple: int = 1,
-) -> dict[str, int]:
+    alpha: torch.Tensor, candidates: Candidates, fields: Sequence[str], cardinalities: Sequence[int],
+    max_parameters: int, multiple: int = 1,
+) -> dict[str, int]:  # fmt: skip
     """The most probable dimension of each field under α [M, N] that together store at most `max_parameters` values.
 
     Equal to Eq. 13 (`derive_dims`) where that fits; of equally probable assignments the one that stores less.
@@ -214,13 +206,9 @@ def dims_within(
 
 # %% ../../nbs/memory/00_budget.ipynb #9401a5c0
 def space_curve(
-    alpha: torch.Tensor,
-    candidates: Candidates,
-    fields: Sequence[str],
-    cardinalities: Sequence[int],
-    shares: Sequence[float] = (0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
-    multiple: int = 1,
-) -> pd.DataFrame:
+    alpha: torch.Tensor, candidates: Candidates, fields: Sequence[str], cardinalities: Sequence[int],
+    shares: Sequence[float] = (0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0), multiple: int = 1,
+) -> pd.DataFrame:  # fmt: skip
     """The most probable assignments at a range of budgets, one row each, by rising Space.
 
     Args:

@@ -30,6 +30,7 @@ from tqdm import tqdm
 from ..data.datasets import load_dataset
 from .runs import Run, forget, run_one
 from .store import Store
+from ..training.runtime import Runtime
 
 # %% ../../nbs/study/02_grid.ipynb #b4c1785a
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def train_run(run: Run, execution: Execution, begun: Path | None) -> dict[str, o
     """Load the data of a run and carry it out, or go on with what is begun of it; the row to record."""
     with ONE_RUN, compute_threads(execution.threads):
         data = load_once(run.dataset, run.seed, run.split, run.drop_fields, data_dir=execution.data_dir)
-        return run_one(run, data.to(execution.device), execution.device, execution.progress, begun)
+        return run_one(run, data, Runtime(device=execution.device, progress=execution.progress), begun)
 
 # %% ../../nbs/study/02_grid.ipynb #7cb0060f
 def check_fingerprints(rows: pd.DataFrame) -> None:
@@ -199,9 +200,9 @@ def run_grid(
         if execution.workers > 1 and not on_cluster():
             run_in_workers(missing(), store, committed, execution,
                            lambda: bar.update(len(runs) - len(missing()) - bar.n))
-            if missing():
-                raise RuntimeError(f"{len(missing())} of {len(runs)} runs have no row in {store.path}: all workers died; "
-                                   "call again with fewer of them, and each run goes on from its last epoch")
+            if left := missing():
+                raise RuntimeError(f"{len(left)} of {len(runs)} runs have no row in {store.path}: all workers died. "
+                                   "Call again with fewer of them; each run goes on from its last epoch")
         while left := missing():
             before = bar.n
             for _ in train_missing(left, finished, store, execution):

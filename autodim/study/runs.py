@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['LATER', 'recorded', 'Run', 'check_run', 'GridSettings', 'make_grid', 'find_dims', 'search_time_aucs', 'processor',
-           'environment', 'code_key', 'state_path', 'forget', 'step_checkpoint', 'TimedCheckpoint', 'search_record',
-           'run_one']
+           'environment', 'code_key', 'with_state', 'forget', 'search_record', 'run_one']
 
 # %% ../../nbs/study/00_runs.ipynb #e284d5fd
 import hashlib
@@ -15,7 +14,6 @@ import math
 import os
 import platform
 import subprocess
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import UTC, datetime
@@ -29,13 +27,13 @@ from ..data.batches import Data
 from ..data.files import find_root
 from ..method.backbones import Network
 from ..method.baselines import bias_only, random_dims, uniform_dims
+from ..method.choice import TimedCheckpoint, file_checkpoint, score_choice, train_choice
 from ..method.lookup import uniform_candidates
-from ..method.metrics import evaluate, space
-from ..training.checkpoint import Checkpoint, FileCheckpoint, Tensors, key_of
-from ..training.runtime import Runtime
-from ..method.retrain import TrainConfig, retrain
+from ..method.retrain import TrainConfig
 from ..method.search import SearchConfig, SearchResult, search, supernet_auc
 from ..method.selection import entropy, margin
+from ..training.checkpoint import key_of
+from ..training.runtime import Runtime
 
 # %% ../../nbs/study/00_runs.ipynb #15982718
 def recorded(config: object) -> dict[str, object]:
@@ -46,8 +44,7 @@ def recorded(config: object) -> dict[str, object]:
     found = {}
     for f in fields(config):
         value = getattr(config, f.name)
-        came_later = f.metadata.get("omit_if_default") or f.metadata.get("later")
-        if not came_later or value != f.default:
+        if not f.metadata.get("omit_if_default") or value != f.default:
             found[f.metadata.get("recorded_as", f.name)] = recorded(value) if is_dataclass(value) else value
     return found
 
@@ -188,14 +185,14 @@ def make_grid(
     return list(dict.fromkeys(run for seed in seeds for method in methods for run in runs(method, seed)))
 
 # %% ../../nbs/study/00_runs.ipynb #cc1da325
-def find_dims(
-    run: Run, data: Data, progress: bool = True, checkpoint: Checkpoint | None = None
-) -> tuple[dict[str, int], SearchResult | None]:
-    """The dimensions of a run, chosen without test data, and the search's result where the method searches."""
+def find_dims(run: Run, data: Data, runtime: Runtime = Runtime()) -> tuple[dict[str, int], SearchResult | None]:
+    """The dimensions of a run, chosen without test data, and the search's result where the method searches.
+
+    The seed is the run's own.
+    """
     if run.search:
         seed = run.seed if run.search_seed is None else run.search_seed
-        runtime = Runtime(seed, str(data.train.ids.device), progress, checkpoint)
-        found = search(data, run.search, run.network, runtime)
+        found = search(data, run.search, run.network, replace(runtime, seed=seed))
         return found.dims, found
     if run.method == "Given":
         if len(run.given) != len(data.fields):
@@ -246,47 +243,23 @@ def code_key() -> str:
     return key_of([path.read_text(encoding="utf-8") for path in sorted(folder.rglob("*.py"))])
 
 
-def state_path(begun: Path, step: str) -> Path:
-    """The file that keeps the state of a run's step, "search" or "train"."""
-    return begun.with_name(f"{begun.name}-{step}.safetensors")
+def with_state(runtime: Runtime, run: Run, data: Data, begun: Path | None, step: str) -> Runtime:
+    """The runtime with a checkpoint for a run's "search" or "train", only for this data, code and kind of device.
+
+    Args:
+        begun: the start of the file's name; None: nothing is kept.
+    """
+    if begun is None:
+        return runtime
+    here = environment(runtime.device)
+    settings = run.run_id, data.fingerprint, here["device"], here["versions"], code_key()
+    return replace(runtime, checkpoint=file_checkpoint(begun.parent, f"{begun.name}-{step}", *settings))
 
 
 def forget(begun: Path | None) -> None:
     """Remove what was kept of a run that has ended."""
     for step in ("search", "train") if begun else ():
-        state_path(begun, step).unlink(missing_ok=True)
-
-
-def step_checkpoint(run: Run, data: Data, device: str, begun: Path | None, step: str) -> FileCheckpoint | None:
-    """The file of a step of a run, only for this data and code on this kind of device; None if none is wanted."""
-    if begun is None:
-        return None
-    where = environment(device)
-    key = key_of(run.run_id, step, data.fingerprint, where["device"], where["versions"], code_key())
-    return FileCheckpoint(state_path(begun, step), key)
-
-
-class TimedCheckpoint:
-    """A checkpoint that keeps the time spent as well, and keeps nothing but the time if it has no file."""
-
-    def __init__(self, file: FileCheckpoint | None) -> None:
-        self.file, self.began, self.before = file, time.perf_counter(), 0.0
-
-    def seconds(self) -> float:
-        """Seconds spent up to the state that was loaded, and since this object was made."""
-        return self.before + time.perf_counter() - self.began
-
-    def load(self) -> Tensors | None:
-        """The state saved last; None if there is none."""
-        state = self.file.load() if self.file else None
-        if state:
-            self.before = state.pop("seconds").item()
-        return state
-
-    def save(self, state: Tensors) -> None:
-        """Keep this state instead of the last one."""
-        if self.file:
-            self.file.save(state | {"seconds": torch.tensor(self.seconds(), dtype=torch.float64)})
+        file_checkpoint(begun.parent, f"{begun.name}-{step}").path.unlink(missing_ok=True)
 
 # %% ../../nbs/study/00_runs.ipynb #b5058091
 def search_record(found: SearchResult, points: int = 60) -> dict[str, object]:
@@ -301,40 +274,41 @@ def search_record(found: SearchResult, points: int = 60) -> dict[str, object]:
 
 # %% ../../nbs/study/00_runs.ipynb #d9493734
 def run_one(
-    run: Run, data: Data, device: str = "cpu", progress: bool = True, begun: Path | None = None
+    run: Run, data: Data, runtime: Runtime = Runtime(), begun: Path | None = None
 ) -> dict[str, object]:
     """Carry out a run: choose dimensions, train, and read the test part once. Returns the row to record.
 
     Args:
+        runtime: the device, and whether there is a bar; seeds are the run's own.
         begun: the start of the names of two files that keep each epoch, of the search and of the training; what an
             interrupted run has left there is gone on from. None: nothing is kept.
     """
-    started, searching = datetime.now(UTC), TimedCheckpoint(step_checkpoint(run, data, device, begun, "search"))
-    dims, found = find_dims(run, data, progress, searching)
+    started, data = datetime.now(UTC), data.to(runtime.device)
+    clock = TimedCheckpoint(with_state(runtime, run, data, begun, "search"))
+    dims, found = find_dims(run, data, clock.runtime)
     record = search_record(found) if found else {}
     if run.probe is not None:
         record["search_time_auc"] = search_time_aucs(run, data, found)
-    seconds_search, training = searching.seconds(), TimedCheckpoint(step_checkpoint(run, data, device, begun, "train"))
-    seed = run.seed if run.retrain_seed is None else run.retrain_seed
-    runtime = Runtime(seed, device, progress, training)
+    seconds_search, seed = clock.seconds(), run.seed if run.retrain_seed is None else run.retrain_seed
+    training, d_max = replace(with_state(runtime, run, data, begun, "train"), seed=seed), run.dims[-1]
     if run.method == "Bias":
-        fitted = bias_only(data, run.train, runtime)
+        clock = TimedCheckpoint(training)
+        fitted = bias_only(data, run.train, clock.runtime)
+        choice = score_choice(fitted, data, dims, d_max, run.network, clock.seconds())
     else:
-        fitted = retrain(data, list(dims.values()), run.train, run.network, runtime)
-    seconds_train = training.seconds()
-    test = evaluate(fitted.model, data.test)
+        choice = train_choice(data, dims, d_max, run.train, run.network, training)
     return {
         "run_id": run.run_id, "dataset": run.dataset, "method": run.method, "variant": run.variant,
         "dim": run.dim, "draw": run.draw, "seed": run.seed,
-        "val_auc": fitted.val.auc, "val_logloss": fitted.val.logloss,
-        "test_auc": test.auc, "test_logloss": test.logloss,
-        "space": space(list(dims.values()), data.cardinalities, run.dims[-1]),
-        "parameters": sum(d * v for d, v in zip(dims.values(), run.network.table_rows(data.cardinalities))),
-        "best_epoch": fitted.best_epoch, "epochs": len(fitted.history),
-        "seconds_search": round(seconds_search, 2) if found else 0.0, "seconds_train": round(seconds_train, 2),
+        "val_auc": choice.val.auc, "val_logloss": choice.val.logloss,
+        "test_auc": choice.test.auc, "test_logloss": choice.test.logloss,
+        "space": choice.space, "parameters": choice.parameters,
+        "best_epoch": choice.best_epoch, "epochs": len(choice.history),
+        "seconds_search": round(seconds_search, 2) if found else 0.0, "seconds_train": round(choice.seconds, 2),
         "n_train": len(data.train.labels), "n_test": len(data.test.labels),
         "test_positives": int(data.test.labels.sum()),
-        "fingerprint": data.fingerprint, **environment(device), "started": started.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "fingerprint": data.fingerprint, **environment(runtime.device),
+        "started": started.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "dims": json.dumps(dims, ensure_ascii=False, separators=(",", ":")),
         "search": json.dumps(record, separators=(",", ":")) if found else "", "config": run.config,
     }
