@@ -78,7 +78,7 @@ def as_ruled(column: pd.Series, rule: Rule) -> pd.Series:
 
 def prepare_frame(frame: pd.DataFrame, label: str, options: ColumnOptions, split: SplitOptions) -> Prepared:
     """`prepare` for a frame."""
-    from autodim.data.encode import encode_table  # of PyTorch, which files are prepared without
+    from autodim.data.encode import encode_table
 
     options = with_time(list(frame.columns), label, options, split)
     schema, rules = recognise_frame(frame, label, options)
