@@ -31,11 +31,11 @@ from ..training.runtime import Runtime
 from .page import page, summary, write_page
 from ..method.retrain import TrainConfig
 from ..method.search import SearchConfig, SearchResult
-from .settings import Settings, check_settings, documented, settings_from_dict, settings_to_dict
+from autodim.app.settings import (
+    Settings, check_settings, documented, settings_from_dict, settings_to_dict, table_options,
+)  # fmt: skip
 from .storage import Trained, load_trained, save_trained
 from .workflow import auc_space_curve, choose, make_record, rivals, search_dims, train_dims
-from ..data.columns import ColumnOptions
-from ..data.split import SplitOptions
 from ..data.table import Prepared, encode_rows, prepare, read_table
 
 # %% ../../nbs/app/05_estimator.ipynb #8f0a638a
@@ -209,15 +209,10 @@ def prepare_step(
     Args:
         folder, workers: see `prepare`; None: the folder "table" in that of the settings, if they name one.
     """
-    s, numerical = settings_from_dict(settings_to_dict(settings)), settings.numerical
-    categorical, exclude = (tuple(map(str, columns)) for columns in (s.categorical, s.exclude))
-    if isinstance(numerical, Mapping):
-        numerical = {str(name): rule for name, rule in numerical.items()}
-    split = SplitOptions(None if s.time is None else str(s.time), s.validation, s.test, s.random_state)
+    s = settings_from_dict(settings_to_dict(settings))
     if folder is None and s.folder is not None:
         folder = Path(s.folder) / "table"
-    return prepare(table, label, ColumnOptions(categorical, numerical, exclude, s.min_count), split, folder, workers,
-                   s.progress)
+    return prepare(table, label, *table_options(settings), folder, workers, s.progress)
 
 
 def network_of(settings: Settings) -> Network:
