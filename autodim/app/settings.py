@@ -7,7 +7,8 @@ __all__ = ['COUNT', 'SEED', 'SHARE', 'PART', 'BUDGET', 'BYTES', 'RATE', 'BATCH',
            'VARIANT', 'DEVICE', 'FOLDER', 'ANY', 'BACKBONES', 'FORMATS', 'PREPARE', 'SEARCH', 'TRAIN', 'HINTS',
            'SETTINGS', 'Range', 'is_number', 'is_whole', 'are_whole', 'is_truth', 'read_names', 'read_counts',
            'read_buckets', 'read_bytes', 'Setting', 'MethodSettings', 'Settings', 'check_settings', 'check_device',
-           'settings_to_dict', 'settings_from_dict', 'shown', 'add_flags', 'given', 'documented', 'settings_table']
+           'settings_to_dict', 'settings_from_dict', 'table_options', 'shown', 'add_flags', 'given', 'documented',
+           'settings_table']
 
 # %% ../../nbs/app/04_settings.ipynb #624cbbad
 import argparse
@@ -243,6 +244,19 @@ def settings_from_dict(record: Mapping[str, object]) -> Settings:
         TypeError: one has an unknown name.
     """
     return Settings(**{name: tuple(v) if isinstance(v, list) else v for name, v in record.items()})
+
+# %% ../../nbs/app/04_settings.ipynb #ff439812
+def table_options(settings: Settings) -> tuple:
+    """The `ColumnOptions` and `SplitOptions` by which a table is prepared."""
+    from autodim.data.columns import ColumnOptions
+    from autodim.data.split import SplitOptions
+
+    s, numerical = settings, settings.numerical
+    if isinstance(numerical, Mapping):
+        numerical = {str(name): rule for name, rule in numerical.items()}
+    time = None if s.time is None else str(s.time)
+    columns = ColumnOptions(tuple(map(str, s.categorical)), numerical, tuple(map(str, s.exclude)), s.min_count)
+    return columns, SplitOptions(time, s.validation, s.test, s.random_state)
 
 # %% ../../nbs/app/04_settings.ipynb #8581ccb0
 def shown(value: object) -> str:
