@@ -101,7 +101,7 @@ def normalised(processes: Processes, size: tuple[int, ...], momentum: float | No
     own, n = processes.rows(len(x)), len(x)
     mine = x[own].clone().requires_grad_()
     for _ in range(2):
-        with shared_epoch(norm, processes, 0, 0, kept=False):
+        with shared_epoch(norm, processes, 0, 0):
             y = norm(mine)
         loss = (y * pull[own]).flatten(1).sum(1).mean()
         slopes = torch.autograd.grad(loss, [mine, norm.weight, norm.bias])
@@ -133,7 +133,7 @@ def failure(call) -> str:
 def masks(processes: Processes, rate: float, epoch: int) -> torch.Tensor:
     """Which of 64 units a dropout keeps in an epoch."""
     model = nn.Sequential(nn.Linear(1, 1), Dropout(rate))
-    with shared_epoch(model, processes, seed=5, epoch=epoch, kept=False):
+    with shared_epoch(model, processes, seed=5, epoch=epoch):
         return model[1](torch.ones(64)) > 0
 
 
@@ -147,7 +147,7 @@ def progress_of(call) -> str:
 def everything(folder: Path, processes: Processes) -> dict:
     """All that is compared."""
     def kept(name: str) -> Counting:
-        return Counting(folder / f"{name}.safetensors", "k")
+        return Counting(folder / f"{name}.pt", "k")
 
     out = {"search": {name: searched(c, processes) for name, c in SEARCHES.items()},
            "branches": {name: searched(SEARCHES[name], processes, True) for name in BRANCHES},
@@ -182,10 +182,10 @@ def everything(folder: Path, processes: Processes) -> dict:
     out["alone again"] = [getattr(m, "processes", Processes()) == Processes() for m in layers] + [
         m.generator is None for m in layers if isinstance(m, Dropout)]
     foreign = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))
-    out["foreign"] = failure(lambda: shared_epoch(foreign, processes, 0, 0, False).__enter__())
+    out["foreign"] = failure(lambda: shared_epoch(foreign, processes, 0, 0).__enter__())
     copy.deepcopy(whole.model)(table().train.ids, whole.model.selection(1.0).detach()).sum().backward()
     bfloat = Network(hidden=(8,), bfloat16=True).build([4], [9])
-    with shared_epoch(bfloat, processes, 0, 0, kept=False):
+    with shared_epoch(bfloat, processes, 0, 0):
         bfloat(torch.randn(6, 4), None).sum().backward()
     out["bfloat16"] = bfloat.layers[0].weight.grad
     return out
@@ -212,7 +212,7 @@ if __name__ == "__main__":
             Mortal.last = 14 if task == "lose" else 0
             BACKBONES["Mortal"] = Backbone(Mortal)
             NOISY = replace(NOISY, name="Mortal")
-            result = noisy_search(3, processes, FileCheckpoint(folder / "lost.safetensors", "k"))
+            result = noisy_search(3, processes, FileCheckpoint(folder / "lost.pt", "k"))
             found = {**result.model.state_dict(), **result.history, "alpha": result.alpha}
     assert not torch.distributed.is_initialized()
     torch.save(found, folder / f"{task} {processes.rank}.pt")

@@ -14,9 +14,7 @@ import autodim.data.batches as data_module
 from autodim.data.batches import DiskPart, Part, batches
 from autodim.data.encode import encode_table
 from autodim.data.files import DataError
-from autodim.data.split import (
-    Split, chronological_split, downsample_negatives, part_of_draw, random_split, row_draws, scattered_split,
-)  # fmt: skip
+from autodim.data.split import ScatteredSplit, Split, chronological_split, random_split, row_draws, split_of
 from autodim.data.vocabulary import (
     Vocabulary, criteo_buckets, fit_vocabulary, quantile_edges, vocabulary_from_dict, vocabulary_to_dict,
 )  # fmt: skip
@@ -124,15 +122,6 @@ def test_numbers_of_buckets_may_be_numpys(q):
     assert fit_vocabulary(column, buckets=q).edges == fit_vocabulary(column, buckets=3).edges
     with pytest.raises(ValueError, match="a number of quantiles"):
         fit_vocabulary(column, buckets=True)
-
-
-def test_columns_of_one_name_and_infinity_are_refused():
-    frame = pd.DataFrame({1: [1, 2, 1, 2], "1": [1, 1, 2, 2], "label": [0, 1, 0, 1]})
-    with pytest.raises(DataError, match="column '1' is there twice"):
-        encode_table(frame, Split(*(np.array([0, 1]),) * 3))
-    frame = pd.DataFrame({"x": [1.0, np.inf, 2, 3], "label": [0, 1, 0, 1]})
-    with pytest.raises(DataError, match="column 'x' holds infinity"):
-        encode_table(frame, Split(*(np.array([0, 1]),) * 3))
 
 
 def test_quantile_buckets_are_balanced():
@@ -336,7 +325,7 @@ def test_downsampling_keeps_positives_and_draws_negatives_evenly(rate):
     labels[::10] = 1
     drawn, chance = np.zeros(300), 30 * (1 - rate) / rate / 270
     for seed in range(400):
-        rows = downsample_negatives(labels, rate, seed)
+        rows = np.flatnonzero(ScatteredSplit(seed, positive_rate=rate)(labels) < 3)
         assert len(set(rows.tolist())) == len(rows) and labels[rows].sum() == 30
         drawn[rows] += 1
     share = drawn[labels == 0] / 400
@@ -345,12 +334,12 @@ def test_downsampling_keeps_positives_and_draws_negatives_evenly(rate):
 
 
 @pytest.mark.parametrize("start,n", [(0, 0), (0, 1), (65_535, 2), (65_536, 65_536), (100_000, 70_000), (131_071, 1)])
-def test_lots_of_rows_are_their_own(start, n):
+def test_draws_of_rows_are_their_own(start, n):
     assert np.array_equal(row_draws(3, start, n), row_draws(3, 0, 200_000)[:, start : start + n])
     assert n < 2 or not np.array_equal(row_draws(3, start, n), row_draws(4, start, n))
 
 
-def test_lots_are_uniform_and_split_and_stay_are_independent():
+def test_draws_are_uniform_and_split_and_stay_are_independent():
     split, stays = row_draws(0, 0, 200_000)
     for lot in (split, stays, split[:65_536], split[65_536:131_072]):
         assert stats.kstest(lot, "uniform").pvalue > 1e-3
@@ -361,12 +350,15 @@ def test_lots_are_uniform_and_split_and_stay_are_independent():
         assert abs(np.corrcoef(other.random(1000), split[:1000])[0, 1]) < 0.15  # not the draws of everybody's seed 0
 
 
-def test_parts_by_lot_at_the_boundaries():
-    lot = np.array([0.0, np.nextafter(0.8, 0), 0.8, 0.85, np.nextafter(0.9, 0), 0.95])
-    assert part_of_draw(lot, (0.8, 0.1, 0.1)).tolist()[:3] == [0, 0, 1]
-    assert part_of_draw(np.array([0.25, 0.5, 0.75]), (0.25, 0.25, 0.5)).tolist() == [1, 2, 2]
-    split = scattered_split(10_000, 1)
-    assert sorted(np.concatenate(split).tolist()) == list(range(10_000))
+def test_parts_by_draws_equal_a_loop():
+    labels = np.arange(10_000) % 3 == 0
+    for rate in (None, 0.5):
+        parts, (split, stays) = ScatteredSplit(1, (0.7, 0.2, 0.1), rate)(labels.astype(np.int8)), row_draws(1, 0, 10_000)
+        chance = 1 if rate is None else 3334 / 6666
+        for part, one, other, positive in zip(parts.tolist(), split, stays, labels):
+            expected = 0 if one < 0.7 else 1 if one < 0.7 + 0.2 else 2
+            assert part == (expected if positive or other < chance else 3)
+    assert [len(rows) for rows in split_of(np.array([2, 0, 1, 3, 0]))] == [2, 1, 1]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -437,17 +429,11 @@ GOOD = pd.DataFrame({"site": list("abababcdab"), "price": np.arange(10) / 4, "la
 
 
 @pytest.mark.parametrize("change,arguments,message", [
-    (lambda f: f[:0], {}, "the table has 0 rows"),
-    (lambda f: f[["label"]], {"buckets": {}}, "0 fields: nothing to encode"),
-    (lambda f: f, {"label": "click"}, "column 'click' is not in the table; it has site, price, label"),
-    (lambda f: f, {"buckets": {"cost": 4}}, "column 'cost' is not in the table"),
-    (lambda f: f, {"buckets": {}}, "column 'price' holds fractions: bucket it"),
     (lambda f: f, {"buckets": {"price": 4, "site": 4}}, "column 'site' row 0: 'a' is not a number"),
     (lambda f: f.assign(label=f.label.replace(1, 2)), {}, r"label 'label' row 1: 2, expected 0 or 1 \(in 5 rows\)"),
     (lambda f: f.assign(label=[None] + [0, 1] * 4 + [1]), {}, "label 'label' row 0: missing, expected 0 or 1"),
     (lambda f: f.assign(label=f.label.map({0: "0", 1: "1"})), {}, "label 'label' row 0: '0', expected 0 or 1"),
     (lambda f: f.assign(label=1), {}, "all of the table are 1, nothing to learn"),
-    (lambda f: pd.concat([f, f[["site"]]], axis=1), {}, "column 'site' is there twice"),
 ])
 def test_bad_tables_are_refused_in_one_line(change, arguments, message):
     split = Split(np.arange(6), np.array([6, 7]), np.array([8, 9]))
@@ -457,10 +443,10 @@ def test_bad_tables_are_refused_in_one_line(change, arguments, message):
 
 
 @pytest.mark.parametrize("split,message", [
-    (Split(np.arange(6), np.array([6, 7]), np.array([8, 10])), "names row 10, the table has 10"),
-    (Split(np.arange(6), np.array([6, 7]), np.array([-1, 9])), "names row -1"),
-    (Split(np.arange(7), np.array([6, 7]), np.array([8, 9])), "has row 6 twice"),
-    (Split(np.arange(6), np.array([6, 7]), np.array([], dtype=int)), "2 val, 0 test rows: a part is empty"),
+    (Split(np.arange(6), np.array([6, 7]), np.array([8, 10])), "all of them below 10"),
+    (Split(np.arange(6), np.array([6, 7]), np.array([-1, 9])), "all of them below 10"),
+    (Split(np.arange(7), np.array([6, 7]), np.array([8, 9])), "none in two parts"),
+    (Split(np.arange(6), np.array([6, 7]), np.array([], dtype=int)), "needs rows in each part"),
     (Split(np.arange(6), np.array([6, 8]), np.array([7, 9])), "all of the val are 0"),
 ])
 def test_bad_splits_are_refused(split, message):
@@ -477,7 +463,7 @@ def test_bool_and_category_labels_are_fine():
 
 def test_chances_and_fractions_out_of_range():
     with pytest.raises(ValueError, match="positive_rate 1: expected"):
-        downsample_negatives(np.array([0, 1]), 1, seed=0)
+        ScatteredSplit(positive_rate=1)(np.array([0, 1]))
     with pytest.raises(ValueError, match="sum to 1"):
         random_split(10, 0, (0.5, 0.2, 0.2))
     with pytest.raises(DataError, match="row 2: no time"):

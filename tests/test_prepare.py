@@ -25,7 +25,7 @@ from autodim.data import read as reader
 from autodim.data.batches import DiskPart
 from autodim.data.encode import encode_table
 from autodim.data.files import DataError
-from autodim.data.split import Split, downsample_negatives, row_draws, scattered_split
+from autodim.data.split import row_draws, split_of
 from autodim.data.vocabulary import vocabulary_to_dict
 from autodim.method.models import DLRS
 from autodim.method.backbones import Network
@@ -34,7 +34,8 @@ from autodim.method.retrain import TrainConfig, fit
 from autodim.training.runtime import Runtime
 from autodim.data.datasets import CLICK_LOGS, CRITEO, find_log, load_dataset
 from autodim.data.columns import Rule, typed
-from autodim.data.prepare import Preparation, ScatteredSplit, open_prepared, prepare_files
+from autodim.data.prepare import Preparation, open_prepared, prepare_files
+from autodim.data.split import ScatteredSplit
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -67,10 +68,7 @@ def made_table(rng, n, commas=True):
 def expected_of(frame, plan):
     """What the in-memory path makes of a table."""
     labels = frame[plan.label].to_numpy()
-    split = scattered_split(len(frame), plan.split.seed, plan.split.fractions)
-    if plan.split.positive_rate:
-        kept = downsample_negatives(labels, plan.split.positive_rate, plan.split.seed)
-        split = Split(*(np.intersect1d(part, kept) for part in split))
+    split = split_of(plan.split(labels))
     buckets = {name: rule.buckets for name, rule in plan.rules.items() if rule.buckets}
     return encode_table(frame[[*plan.rules, plan.label]], split, plan.label, plan.name, plan.min_count, buckets)
 

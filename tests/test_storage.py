@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 
 from autodim.app import storage
@@ -128,12 +129,12 @@ def same_state(one, other) -> bool:
 
 
 def test_a_state_comes_back_to_the_bit_and_the_last_one_counts(tmp_path):
-    kept = FileCheckpoint(tmp_path / "new" / "deep" / "x.safetensors", "key")
+    kept = FileCheckpoint(tmp_path / "new" / "deep" / "x.pt", "key")
     assert kept.load() is None and list(tmp_path.iterdir()) == []
     kept.save({"done": torch.tensor(1)})
     kept.save(STATE)
     assert same_state(kept.load(), STATE) and same_state(FileCheckpoint(str(kept.path), "key").load(), STATE)
-    assert [p.name for p in kept.path.parent.iterdir()] == ["x.safetensors"]
+    assert [p.name for p in kept.path.parent.iterdir()] == ["x.pt"]
 
 
 def test_a_state_of_another_key_is_not_there_and_is_replaced(tmp_path):
@@ -146,26 +147,58 @@ def test_a_state_of_another_key_is_not_there_and_is_replaced(tmp_path):
     assert one.load() is None and other.load()["done"] == 5
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda b: b[:-1],
-        lambda b: b[:40],
-        lambda b: b[:3],
-        lambda b: b"",
-        lambda b: b"\xff" * 99,
-        lambda b: b"{" + b[1:],
-    ],
-    ids=["end", "head", "length", "empty", "noise", "first byte"],
-)
-def test_a_damaged_state_warns_and_is_not_there(damage, tmp_path):
-    kept = FileCheckpoint(tmp_path / "x.safetensors", "key")
+def is_missing(kept: FileCheckpoint, content: bytes) -> bool:
+    """Whether a file of this content is noticed as damaged, and what is saved then can be loaded."""
+    kept.path.write_bytes(content)
+    with pytest.warns(UserWarning, match="x.pt is damaged .* and counts as missing") as noticed:
+        missing = kept.load() is None
+    return missing and len(noticed) == 1 and "\n" not in str(noticed[0].message)
+
+
+def test_a_state_cut_short_anywhere_warns_and_is_not_there(tmp_path):
+    kept = FileCheckpoint(tmp_path / "x.pt", "key")
     kept.save(STATE)
-    kept.path.write_bytes(damage(kept.path.read_bytes()))
-    with pytest.warns(UserWarning, match="x.safetensors is damaged .* and counts as missing"):
-        assert kept.load() is None
+    whole = kept.path.read_bytes()
+    for length in {0, 1, 3, 40, *range(0, len(whole), 97), *range(len(whole) - 30, len(whole))}:
+        assert is_missing(kept, whole[:length]), length
+    assert is_missing(kept, whole + b"x") and is_missing(kept, b"\xff" * 99) and is_missing(kept, b"{}\n" + whole)
     kept.save(STATE)
     assert same_state(kept.load(), STATE)
+
+
+def test_a_state_with_a_flipped_bit_warns_and_is_not_there(tmp_path):
+    kept = FileCheckpoint(tmp_path / "x.pt", "key")
+    kept.save(STATE)
+    whole = kept.path.read_bytes()
+    key = range(whole.index(b"key"), whole.index(b"sha256"))  # another key is no damage
+    for place in {*range(0, 120), *range(120, len(whole), 61), *range(len(whole) - 30, len(whole))} - {*key}:
+        changed = bytearray(whole)
+        changed[place] ^= 1 << place % 8
+        assert is_missing(kept, bytes(changed)), place
+
+
+class Malice:
+    """Writes a file as it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_state_cannot_run_code(tmp_path):
+    kept, proof = FileCheckpoint(tmp_path / "x.pt", "key"), tmp_path / "it ran"
+    for state in ({"w": torch.ones(2), "more": Malice(proof)}, {"w": [Malice(proof)]}):
+        kept.save(state)  # with a checksum that is right
+        assert is_missing(kept, kept.path.read_bytes()) and not proof.exists()
+
+
+def test_a_state_of_an_older_version_warns_and_is_not_there(tmp_path):
+    kept = FileCheckpoint(tmp_path / "x.pt", "key")
+    assert is_missing(kept, safetensors.torch.save({"w": torch.ones(2)}, {"key": "key"}))
+    torch.save(STATE, tmp_path / "other")
+    assert is_missing(kept, (tmp_path / "other").read_bytes())
 
 
 def full_disk(*_):
@@ -173,12 +206,12 @@ def full_disk(*_):
 
 
 def test_a_full_disk_leaves_the_state_before(tmp_path, monkeypatch):
-    kept = FileCheckpoint(tmp_path / "x.safetensors", "key")
+    kept = FileCheckpoint(tmp_path / "x.pt", "key")
     kept.save(STATE)
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(DataError, match="x.safetensors cannot be written .No space left"):
+    with pytest.raises(DataError, match="x.pt cannot be written .No space left"):
         kept.save({"done": torch.tensor(9)})
-    assert names(tmp_path) == ["x.safetensors"] and same_state(kept.load(), STATE)
+    assert names(tmp_path) == ["x.pt"] and same_state(kept.load(), STATE)
 
 
 # ---------------------------------------------------------------- models
@@ -398,9 +431,9 @@ def test_a_disk_that_is_really_full(small_disk):
     with pytest.raises(DataError, match="model.json cannot be written .No space left on device"):
         save_trained(small_model(1, {"text": "x" * 100_000}), small_disk)
     assert len(names(small_disk)) == 2 and same_model(load_trained(small_disk), small_model(0))
-    kept = FileCheckpoint(small_disk / "x.safetensors", "key")
+    kept = FileCheckpoint(small_disk / "x.pt", "key")
     kept.save(STATE)
-    with pytest.raises(DataError, match="x.safetensors cannot be written .No space left on device"):
+    with pytest.raises(DataError, match="x.pt cannot be written .No space left on device"):
         kept.save({"w": torch.zeros(30_000)})
     assert same_state(kept.load(), STATE) and len(names(small_disk)) == 3
 

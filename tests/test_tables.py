@@ -28,7 +28,7 @@ from autodim.data.read import Layout, header_of
 from autodim.data.columns import (
     MISSING, ColumnOptions, encode_labels, facts_of_column, judge, kind_of, recognise_frame, time_ranks,
 )  # fmt: skip
-from autodim.data.split import Split, SplitOptions, parts_of_rows, rows_of
+from autodim.data.split import Split, SplitOptions, parts_of_rows, split_of
 from autodim.data.table import encode_rows, prepare, read_table, stand_for
 
 GOOD = b"user,land,price,click\n7,NA,1.5,1\n8,,2.5,0\n9,DE,3.5,1\n"
@@ -49,7 +49,7 @@ def recognise(frame: pd.DataFrame, label: str, categorical=(), numerical=None, e
 def split_table(labels, times: pd.Series | None = None, validation=0.1, test=0.1, seed=0) -> Split:
     """The rows of the three parts."""
     ranks = None if times is None else time_ranks(times, kind_of(times))
-    return rows_of(parts_of_rows(labels, SplitOptions("day", validation, test, seed), ranks))
+    return split_of(parts_of_rows(labels, SplitOptions("day", validation, test, seed), ranks))
 
 
 def warnings_of(call) -> tuple[object, list[str]]:

@@ -22,7 +22,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 import autodim.method.retrain
 import autodim.method.search
 from autodim.data.files import DataError
-from autodim.data.split import SplitOptions, parts_of_rows, rows_of
+from autodim.data.split import SplitOptions, parts_of_rows, split_of
 from autodim.study.inference import delong
 from autodim.method.choice import Choice
 from autodim.method.metrics import Metrics
@@ -106,7 +106,7 @@ def test_prepare_by_loops(min_count):
     """Ids of text by counting in the training rows; the split by the rows' own labels."""
     frame = BASE.assign(word=cycled("x", "y", "z", None, "rare"), click=np.where(BASE.click == 1, "yes", "no"))
     made = prepare(frame, "click", min_count=min_count, validation=0.2, test=0.3, seed=4)
-    split = rows_of(parts_of_rows((frame.click == "yes").to_numpy().astype(np.int8), SplitOptions(None, 0.2, 0.3, 4)))
+    split = split_of(parts_of_rows((frame.click == "yes").to_numpy().astype(np.int8), SplitOptions(None, 0.2, 0.3, 4)))
     assert made.classes.tolist() == ["no", "yes"] and made.split == "random"
     assert made.data.fields == made.schema.fields == ("user", "land", "price", "hour", "word")
     for m, name in enumerate(made.data.fields):
@@ -175,7 +175,7 @@ def test_rows_of_training_are_encoded_alike_also_by_a_model_that_was_loaded(name
     made = prepare(frame, "click", categorical=["it"] if named else [], min_count=min_count, seed=1)
     pd.testing.assert_frame_equal(frame, before)
     assert made.data.fields == ("user", "it")
-    split = rows_of(parts_of_rows(frame.click.to_numpy(np.int8), SplitOptions(seed=1)))
+    split = split_of(parts_of_rows(frame.click.to_numpy(np.int8), SplitOptions(seed=1)))
     model = DLRS(made.data.cardinalities, [2, 3], Network("MLP", (4,), 0.0)).eval()
     save_trained(
         Trained(made.schema, made.data.vocabularies, made.classes, {"user": 2, "it": 3}, model, Network("MLP", (4,), 0.0), {}),
@@ -867,7 +867,7 @@ def test_a_class_may_be_written_in_several_ways_in_a_stream(ways, tmp_path):
     made = prepare(tmp_path / "t.csv", "click", seed=3)
     assert made.classes.tolist() == prepare(read_table(tmp_path / "t.csv"), "click").classes.tolist()
     for part in ("train", "val", "test"):
-        rows = rows_of(parts_of_rows(clicks % 2, SplitOptions(seed=3)))
+        rows = split_of(parts_of_rows(clicks % 2, SplitOptions(seed=3)))
         expected = clicks[getattr(rows, part)] % 2
         assert getattr(made.data, part).labels.tolist() == expected.tolist()
 

@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['PLANTED', 'PLANTED_DIMS', 'PLANTED_INTERACTION', 'GENRES', 'MOVIELENS_FIELDS', 'LAYOUT', 'NUMERIC', 'Columns',
-           'CACHE_VERSION', 'MOVIELENS_URL', 'MOVIELENS_MD5', 'AVAZU', 'CRITEO', 'KAGGLE', 'CLICK_LOGS', 'DATASETS',
-           'PlantedField', 'planted_effects', 'planted_logits', 'planted', 'bad_line', 'read_dat', 'entity_rows',
-           'movielens_columns', 'Source', 'read_movielens', 'save_source', 'load_source', 'cached', 'download',
-           'check_md5', 'unpack', 'find_movielens', 'check_drop', 'movielens_source', 'check_times', 'movielens_1m',
-           'ClickLog', 'find_log', 'load_click_log', 'load_dataset']
+           'MOVIELENS_URL', 'MOVIELENS_MD5', 'AVAZU', 'CRITEO', 'KAGGLE', 'CLICK_LOGS', 'DATASETS', 'PlantedField',
+           'planted_effects', 'planted_logits', 'planted', 'bad_line', 'read_dat', 'entity_rows', 'movielens_columns',
+           'Source', 'read_movielens', 'download', 'check_md5', 'unpack', 'find_movielens', 'check_drop', 'check_times',
+           'movielens_1m', 'ClickLog', 'find_log', 'load_click_log', 'load_dataset']
 
 # %% ../../nbs/data/08_datasets.ipynb #d0d8a351
 import csv
@@ -19,10 +18,9 @@ import os
 import sys
 import tempfile
 import urllib.request
-import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -36,7 +34,8 @@ from .batches import Data
 from .encode import encode_table
 from .files import DataError, cache_folder, data_folder
 from .columns import Rule
-from .prepare import Preparation, ScatteredSplit, open_prepared, prepare_files
+from .prepare import Preparation, open_prepared, prepare_files
+from .split import ScatteredSplit
 from .read import EncodedTable, Layout, TableFiles
 from .split import chronological_split, random_split
 
@@ -220,53 +219,6 @@ def read_movielens(folder: Path) -> Source:
     label = (ratings["Rating"] >= 4).astype(np.int8)
     return Source(pd.DataFrame(columns).assign(label=label), ratings["Timestamp"].to_numpy())
 
-# %% ../../nbs/data/08_datasets.ipynb #97349d2b
-CACHE_VERSION = 1  # part of the key: raise it when what is stored changes its meaning
-
-
-def save_source(path: Path, key: str, source: Source) -> None:
-    """Write codes [n] of each category column, their values, label and times as one .npz; atomic."""
-    columns = source.frame.drop(columns="label")
-    arrays = {f"codes{m}": columns[c].cat.codes.to_numpy() for m, c in enumerate(columns)}
-    meta = {"key": key, "values": {c: columns[c].cat.categories.tolist() for c in columns}}
-    arrays |= {"label": source.frame["label"].to_numpy(), "times": source.times}
-    arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as scratch:
-        np.savez(Path(scratch) / path.name, **arrays)
-        os.replace(Path(scratch) / path.name, path)
-
-
-def load_source(path: Path, key: str) -> Source | None:
-    """What `save_source` wrote under this key; None if there is no such file, or it is stale or damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            meta = json.loads(stored["meta"].tobytes())
-            if meta["key"] != key:
-                return None
-            columns = {}
-            for m, (name, values) in enumerate(meta["values"].items()):
-                columns[name] = pd.Categorical.from_codes(stored[f"codes{m}"], values)
-            return Source(pd.DataFrame(columns).assign(label=stored["label"]), stored["times"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-
-# %% ../../nbs/data/08_datasets.ipynb #91d7d394
-def cached(name: str, folder: Path, files: Sequence[str], read: Callable[[Path], Source]) -> Source:
-    """`read(folder)`, or what it returned when these files of the folder had the same sizes and times."""
-    stats = [(folder / f).stat() for f in files if (folder / f).is_file()]
-    key = json.dumps([CACHE_VERSION, [(s.st_size, s.st_mtime_ns) for s in stats]])
-    path = cache_folder() / f"{name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}.npz"
-    source = load_source(path, key)
-    if source is None or len(stats) < len(files):
-        source = read(folder)
-        try:
-            save_source(path, key, source)
-        except OSError as error:
-            way_out = "set AUTODIM_CACHE to a folder that can"
-            warnings.warn(f"{path} cannot be written ({error}): {way_out}", stacklevel=2)
-    return source
-
 # %% ../../nbs/data/08_datasets.ipynb #e463c471
 MOVIELENS_URL = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
 MOVIELENS_MD5 = "c4d9eecfca2ab87c1945afe126590906"  # published as ml-1m.zip.md5
@@ -362,21 +314,6 @@ def check_drop(drop_fields: Sequence[str], fields: Sequence[str]) -> None:
         what = unknown[0] if unknown else "all fields"
         raise DataError(f"drop_fields names {what}; the fields are {', '.join(fields)}")
 
-# %% ../../nbs/data/08_datasets.ipynb #6069e279
-def movielens_source(drop_fields: Sequence[str], folder: str, data_dir: str | Path | None) -> Source:
-    """MovieLens-1M with the fields of Table IV but `drop_fields`; the timestamp as its calendar month (UTC)."""
-    check_drop(drop_fields, MOVIELENS_FIELDS)
-    place = find_movielens(folder, data_dir)
-    source = cached(folder, place, list(LAYOUT), read_movielens)
-    columns = {name: source.frame[name] for name in source.frame}
-    if "timestamp" not in drop_fields:
-        check_times(source.times, 'leave the field out with drop_fields=("timestamp",)')
-        month = source.times.astype("datetime64[s]").astype("datetime64[M]")
-        months, codes = np.unique(month, return_inverse=True)
-        columns["timestamp"] = pd.Categorical.from_codes(codes, np.datetime_as_string(months))
-    kept = [name for name in MOVIELENS_FIELDS if name not in drop_fields]
-    return Source(pd.DataFrame({name: columns[name] for name in (*kept, "label")}), source.times)
-
 # %% ../../nbs/data/08_datasets.ipynb #ea9a4424
 def check_times(times: np.ndarray, way_out: str) -> None:
     """Raises DataError if a time is unknown, which stands as 0."""
@@ -385,11 +322,11 @@ def check_times(times: np.ndarray, way_out: str) -> None:
         share = f"{len(unknown):,} of {len(times):,} lines"
         raise DataError(f"ratings.dat line {unknown[0] + 1}: timestamp 0 (unknown), as in {share}: {way_out}")
 
-# %% ../../nbs/data/08_datasets.ipynb #5b5a366a
+# %% ../../nbs/data/08_datasets.ipynb #6069e279
 def movielens_1m(
     drop_fields: Sequence[str] = (), folder: str = "ml-1m", data_dir: str | Path | None = None
-) -> pd.DataFrame:
-    """MovieLens-1M as a table: a category column for each field of Table IV, and "label" = rating >= 4.
+) -> Source:
+    """MovieLens-1M: a category column for each field of Table IV (the timestamp as its month), and "label".
 
     Args:
         drop_fields: fields to leave out, some of `MOVIELENS_FIELDS`.
@@ -399,7 +336,16 @@ def movielens_1m(
     Raises:
         DataError: a file is missing or malformed, or the timestamp is asked for and some are unknown.
     """
-    return movielens_source(drop_fields, folder, data_dir).frame
+    check_drop(drop_fields, MOVIELENS_FIELDS)
+    source = read_movielens(find_movielens(folder, data_dir))
+    columns = {name: source.frame[name] for name in source.frame}
+    if "timestamp" not in drop_fields:
+        check_times(source.times, 'leave the field out with drop_fields=("timestamp",)')
+        month = source.times.astype("datetime64[s]").astype("datetime64[M]")
+        months, codes = np.unique(month, return_inverse=True)
+        columns["timestamp"] = pd.Categorical.from_codes(codes, np.datetime_as_string(months))
+    kept = [name for name in MOVIELENS_FIELDS if name not in drop_fields]
+    return Source(pd.DataFrame({name: columns[name] for name in (*kept, "label")}), source.times)
 
 # %% ../../nbs/data/08_datasets.ipynb #47917772
 class ClickLog(NamedTuple):
@@ -520,7 +466,7 @@ def load_dataset(
         check_drop(drop_fields, tuple(PLANTED))
         source = Source(planted().drop(columns=list(drop_fields)), None)
     elif dataset in DATASETS:
-        source = movielens_source(drop_fields, DATASETS[dataset], data_dir)
+        source = movielens_1m(drop_fields, DATASETS[dataset], data_dir)
     else:
         raise DataError(f"split {split!r} of dataset {dataset!r}: click logs are split at random")
     if split == "random":

@@ -27,11 +27,11 @@ from autodim.data.columns import (
     classes_from_list, encode_labels, facts_of_texts, kind_of, kind_of_texts, recognise, recognise_frame,
     schema_from_dict, time_ranks, typed,
 )  # fmt: skip
-from .encode import check_labels, encode_columns
+from .encode import encode_table
 from .files import DataError
 from .prepare import Preparation, open_prepared, prepare_files, read_manifest
 from .read import EncodedTable, Layout, TableFiles, header_of, read_files
-from .split import SplitOptions, check_shares, parts_of_rows, rows_of
+from .split import SplitOptions, check_shares, parts_of_rows, split_of
 from .vocabulary import Vocabulary, factorize, vocabulary_to_dict
 
 # %% ../../nbs/data/09_table.ipynb #7760705f
@@ -89,10 +89,10 @@ def prepare_frame(frame: pd.DataFrame, label: str, options: ColumnOptions, split
         missing = np.flatnonzero(times < 0)
         if len(missing):
             raise no_time(f"row {missing[0]}", split.time, len(missing), len(frame))
-    rows = rows_of(parts_of_rows(labels, split, times))
+    rows = split_of(parts_of_rows(labels, split, times))
     columns = {name: as_ruled(frame[name], rule) for name, rule in rules.items()}
-    floats = check_labels(pd.Series(labels, name=label), rows)
-    data = encode_columns(columns, floats, rows, schema.buckets, options.min_count)
+    columns[label] = pd.Series(labels, index=frame.index)
+    data = encode_table(pd.DataFrame(columns), rows, label, min_count=options.min_count, buckets=schema.buckets)
     for vocabulary in data.vocabularies:
         vocabulary_to_dict(vocabulary)  # complains now of what could not be saved after training
     return Prepared(schema, classes, data, split.time or "random")

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 import torch.nn as nn
 
 from .. import __version__
@@ -20,7 +19,7 @@ from ..data.batches import Data
 from .backbones import Network
 from .metrics import Metrics, auc, logloss, predict, space
 from .retrain import FitResult, TrainConfig, retrain
-from ..training.checkpoint import FileCheckpoint, Tensors, key_of
+from ..training.checkpoint import FileCheckpoint, State, key_of
 from ..training.runtime import Runtime
 
 # %% ../../nbs/method/09_choice.ipynb #de97d5b4
@@ -48,16 +47,16 @@ class TimedCheckpoint:
         """Seconds spent up to the state that was loaded, and since this object was made."""
         return self.before + time.perf_counter() - self.began
 
-    def load(self) -> Tensors | None:
+    def load(self) -> State | None:
         """The state saved last; None if there is none."""
         state = self.kept.load()
         if state:
-            self.before = float(state.pop("seconds"))
+            self.before = state.pop("seconds")
         return state
 
-    def save(self, state: Tensors) -> None:
+    def save(self, state: State) -> None:
         """Keep this state instead of the last one."""
-        self.kept.save(state | {"seconds": torch.tensor(self.seconds(), dtype=torch.float64)})
+        self.kept.save(state | {"seconds": self.seconds()})
 
 # %% ../../nbs/method/09_choice.ipynb #bbcb8bda
 @dataclass(frozen=True, eq=False)

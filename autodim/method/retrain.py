@@ -17,7 +17,7 @@ from ..data.batches import Data, batches
 from .backbones import BACKBONES, Network
 from .metrics import Metrics, evaluate
 from .models import DLRS, loss_of
-from ..training.checkpoint import Tensors, load_random_state, pack, random_state, unpack
+from ..training.checkpoint import State, load_random_state, random_state
 from ..training.distributed import Processes, check_agreement, parallel
 from ..training.layers import shared_epoch
 from ..training.optimizer import Adam
@@ -94,19 +94,17 @@ class Fitting:
             self.best_epoch = len(self.history)
             self.best_weights = {name: t.clone() for name, t in self.model.state_dict().items()}
 
-    def state(self) -> dict[str, Tensors]:
+    def state_dict(self) -> State:
         """All of it, random numbers excepted."""
-        rows = torch.tensor([[row[name] for name in HISTORY] for row in self.history], dtype=torch.float64)
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state(), "best": self.best_weights,
-                "history": {"rows": rows, "best_epoch": torch.tensor(self.best_epoch)}}
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "history": self.history,
+                "best_epoch": self.best_epoch, "best_weights": self.best_weights}
 
-    def load_state(self, state: Tensors) -> None:
-        """Take over what `state` returned, packed."""
-        self.model.load_state_dict(unpack(state, "model"))
-        self.optimizer.load_state(unpack(state, "optimizer"))
-        self.best_weights, self.best_epoch = unpack(state, "best"), int(state["history/best_epoch"])
-        rows = state["history/rows"].tolist()
-        self.history = [dict(zip(HISTORY, (int(epoch), *values))) for epoch, *values in rows]
+    def load_state_dict(self, state: State) -> None:
+        """Take over what `state_dict` returned."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history, self.best_epoch, self.best_weights = (
+            state[name] for name in ("history", "best_epoch", "best_weights"))
 
 # %% ../../nbs/method/07_retrain.ipynb #08c8ead9
 def fit(
@@ -121,20 +119,18 @@ def fit(
     model, data, processes, seed = model.to(runtime.device), data.to(runtime.device), runtime.processes, runtime.seed
     fitting = Fitting(model, config)
     with runtime.seeded() as generator:
-        state = runtime.load()
-        if state:
-            fitting.load_state(state)
-            load_random_state(generator, unpack(state, "random"))
+        if state := runtime.load():
+            fitting.load_state_dict(state["fitting"])
+            load_random_state(generator, state["random"])
         done, shared = len(fitting.history), parallel(model, processes)
         check_agreement(processes, {"data": data.fingerprint, "epochs done": done})
         for epoch in tqdm(range(done, config.epochs), "train", disable=runtime.quiet, leave=False):
             if epoch - fitting.best_epoch >= config.patience:
                 break
-            with shared_epoch(model, processes, seed, epoch, runtime.checkpoint is not None):
+            with shared_epoch(model, processes, seed, epoch):
                 loss = train_epoch(shared, fitting.optimizer, data, config.batch_size, generator, processes)
                 fitting.record(loss, evaluate(model, data.val, processes))
-                if runtime.checkpoint:
-                    runtime.save(pack(fitting.state() | {"random": random_state(generator)}))
+                runtime.save({"fitting": fitting.state_dict(), "random": random_state(generator)})
     model.load_state_dict(fitting.best_weights)
     best = fitting.history[fitting.best_epoch - 1]
     return FitResult(model, Metrics(best["auc_val"], best["logloss_val"]), fitting.best_epoch, fitting.history)

@@ -16,7 +16,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .distributed import ProcessLost, Processes, is_loss
+from .distributed import Processes
 
 # %% ../../nbs/training/02_layers.ipynb #1dea81f8
 class Dropout(nn.Module):
@@ -139,15 +139,13 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 
 # %% ../../nbs/training/02_layers.ipynb #9b81bca3
 @contextmanager
-def shared_epoch(model: nn.Module, processes: Processes, seed: int, epoch: int, kept: bool) -> Iterator[None]:
+def shared_epoch(model: nn.Module, processes: Processes, seed: int, epoch: int) -> Iterator[None]:
     """Within it, the model trains an epoch with others: statistics of all rows, and dropout of each one's own.
 
     Args:
         seed, epoch: with the rank, they fix the masks of dropout, so that no process needs a state of its own.
-        kept: whether a checkpoint keeps each epoch, for the message.
 
     Raises:
-        ProcessLost: the connection to another process broke.
         ValueError: the model has a BatchNorm of PyTorch's own.
     """
     if processes.size == 1:
@@ -170,13 +168,6 @@ def shared_epoch(model: nn.Module, processes: Processes, seed: int, epoch: int, 
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Grad strides do not match")  # of W_n, whose first dimension is 1
             yield
-    except RuntimeError as error:
-        if not is_loss(error):
-            raise
-        name = f"process {processes.rank} of {processes.size}"
-        reason = str(error) if isinstance(error, ProcessLost) else f"{name} lost another one"
-        way_out = f"it goes on from the last checkpoint, after epoch {epoch}" if kept and epoch else "it begins anew"
-        raise ProcessLost(f"{reason}, in epoch {epoch + 1}; start the same command again: {way_out}") from None
     finally:
         for m in drops:
             m.generator = None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .checkpoint import Checkpoint, Tensors
+from .checkpoint import Checkpoint, State, copied
 from .distributed import Processes
 
 # %% ../../nbs/training/04_runtime.ipynb #4ab7ed84
@@ -47,12 +47,12 @@ class Runtime:
             torch.manual_seed(self.seed)
             yield torch.Generator(device).manual_seed(self.seed)
 
-    def load(self) -> Tensors | None:
+    def load(self) -> State | None:
         """The state that the checkpoint has; None if there is none."""
         return self.checkpoint.load() if self.checkpoint else None
 
-    def save(self, state: Tensors) -> None:
+    def save(self, state: State) -> None:
         """The first process hands the state to the checkpoint, if there is one; all wait until it is kept."""
         if self.checkpoint and self.processes.rank == 0:
-            self.checkpoint.save(state)
+            self.checkpoint.save(copied(state))
         self.processes.wait()
