@@ -154,14 +154,13 @@ def searched(
 
 def search_command(options: argparse.Namespace) -> Answer:
     """Search the dimensions (Algorithm 1)."""
-    from autodim.app.steps import network_of
-    from autodim.app.workflow import auc_space_curve
+    from autodim.app.steps import curve_of
     from autodim.method.metrics import space
 
     folder = Path(options.run)
     run, settings, prepared, found = searched(options, given(options))
     data = prepared.data
-    curve = auc_space_curve(prepared, found, settings.dims, settings.pad_to, network_of(settings))
+    curve = curve_of(settings, prepared, found)
     if options.processes.rank == 0:
         write_json(folder / "dims.json", found.dims)
         write_json(folder / "run.json", run)

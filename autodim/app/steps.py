@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['default_batch_size', 'default_tau_decay', 'network_of', 'runtime_of', 'check_budget', 'choose_dims', 'search_step',
-           'Judged', 'train_step']
+           'curve_of', 'Judged', 'train_step']
 
 # %% ../../nbs/app/05_steps.ipynb #672f5c13
 from collections.abc import Mapping
@@ -67,6 +67,12 @@ def search_step(settings: Settings, prepared: Prepared, processes: Processes = P
                           tau_decay=default_tau_decay(n, batch, s.search_epochs), sparse=s.sparse)
     return search_dims(prepared, config, network_of(s), runtime_of(s, processes), s.folder)
 
+
+def curve_of(settings: Settings, prepared: Prepared, found: SearchResult) -> pd.DataFrame:
+    """Dimensions at a range of budgets, with the search model's own AUC; see `auc_space_curve`."""
+    s, here = settings, replace(prepared, data=prepared.data.to(settings.device))
+    return auc_space_curve(here, found, s.dims, s.pad_to, network_of(s))
+
 # %% ../../nbs/app/05_steps.ipynb #58c1ffc2
 class Judged(NamedTuple):
     """What came out: the model to keep, the choices trained by name (its own first), and AUC against Space."""
@@ -90,7 +96,7 @@ def train_step(
     named = {"AutoDim": chosen} | (rivals(chosen, data, d_max) if s.rivals else {})
     choices = {name: train_dims(prepared, each, d_max, config, network, runtime, s.folder)
                for name, each in named.items()}
-    curve = auc_space_curve(prepared, found, s.dims, s.pad_to, network)
+    curve = curve_of(s, prepared, found)
     record = make_record(prepared, found, curve, choices, settings_to_dict(s), s.pad_to, network)
     own = choices["AutoDim"]
     trained = Trained(prepared.schema, data.vocabularies, prepared.classes, own.dims, own.model, network, record)
