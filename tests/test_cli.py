@@ -19,9 +19,9 @@ import pandas as pd
 import pytest
 import torch
 
-from autodim.app import commands
 from autodim.app.cli import main, make_parser
 from autodim.app.commands import COMMANDS
+from autodim.app.run import prepare_command
 from autodim.app.estimator import AutoDim, load
 from autodim.app.settings import FORMATS, read_buckets, read_bytes, read_counts, read_names
 from autodim.data.split import SplitOptions
@@ -100,7 +100,7 @@ def test_readings():
     assert [read_bytes(x) for x in ("64MB", "1.5GB", "2kB", "7")] == [64 * 10**6, 1_500_000_000, 2000, 7]
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS])
+@pytest.mark.parametrize("command", ["", "prepare", *COMMANDS])
 def test_help_imports_nothing_that_takes_its_time(command):
     code = ("import sys; from autodim.app.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
             "print({'torch', 'pandas', 'sklearn', 'matplotlib', 'scipy', 'numpy'} & {*sys.modules}, file=sys.stderr)")
@@ -441,7 +441,7 @@ def test_several_at_once_leave_one_whole_run(seed, tmp_path):
     run, tables = tmp_path / "run", [write_clicks(tmp_path / f"t{i}.csv", 300 + 100 * i, seed=seed + i) for i in range(3)]
     options = [make_parser().parse_args(["prepare", str(table), "--label", "click", "--run", str(run), "--quiet"])
                for table in tables]
-    threads = [threading.Thread(target=commands.prepare_command, args=[each]) for each in options]
+    threads = [threading.Thread(target=prepare_command, args=[each]) for each in options]
     for thread in threads:
         thread.start()
     for thread in threads:

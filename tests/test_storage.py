@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
+from filelock import FileLock
 
 from autodim.app import storage
 from autodim.method.backbones import Network
@@ -480,7 +481,7 @@ def test_a_disk_without_locks_is_written_all_the_same(tmp_path, monkeypatch):
     def acquire(*_, **__):
         raise NotImplementedError
 
-    monkeypatch.setattr(storage.FileLock, "acquire", acquire)
+    monkeypatch.setattr(FileLock, "acquire", acquire)
     save_trained(small_model(), tmp_path)
     assert same_model(load_trained(tmp_path), small_model())
 

@@ -245,18 +245,18 @@ def settings_from_dict(record: Mapping[str, object]) -> Settings:
     """
     return Settings(**{name: tuple(v) if isinstance(v, list) else v for name, v in record.items()})
 
-# %% ../../nbs/app/04_settings.ipynb #ff439812
-def table_options(settings: Settings) -> tuple:
-    """The `ColumnOptions` and `SplitOptions` by which a table is prepared."""
+# %% ../../nbs/app/04_settings.ipynb #1d772506
+def table_options(settings: Settings) -> tuple["ColumnOptions", "SplitOptions"]:
+    """What the settings say of a table's columns and of its split; a column may be called by its number."""
     from autodim.data.columns import ColumnOptions
     from autodim.data.split import SplitOptions
 
-    s, numerical = settings, settings.numerical
+    s, numerical = settings_from_dict(settings_to_dict(settings)), settings.numerical
+    categorical, exclude = (tuple(map(str, columns)) for columns in (s.categorical, s.exclude))
     if isinstance(numerical, Mapping):
         numerical = {str(name): rule for name, rule in numerical.items()}
-    time = None if s.time is None else str(s.time)
-    columns = ColumnOptions(tuple(map(str, s.categorical)), numerical, tuple(map(str, s.exclude)), s.min_count)
-    return columns, SplitOptions(time, s.validation, s.test, s.random_state)
+    return (ColumnOptions(categorical, numerical, exclude, s.min_count),
+            SplitOptions(None if s.time is None else str(s.time), s.validation, s.test, s.random_state))
 
 # %% ../../nbs/app/04_settings.ipynb #8581ccb0
 def shown(value: object) -> str:

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'Prepared', 'with_time', 'as_ruled', 'prepare_frame', 'no_time', 'layout_of', 'kind_of_column', 'facts_in',
-           'times_in', 'plan_of', 'open_table', 'prepare', 'stand_for', 'as_trained', 'encode_rows', 'read_table']
+           'times_in', 'plan_of', 'warn_of_empty', 'prepare_folder', 'open_table', 'prepare', 'stand_for', 'as_trained',
+           'encode_rows', 'read_table']
 
 # %% ../../nbs/data/09_table.ipynb #14527e83
 import tempfile
@@ -19,15 +20,12 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pa_parquet
-import torch
 
-from .batches import Data
 from autodim.data.columns import (
     MISSING, TRUTHS, ColumnOptions, Facts, Rule, Schema, as_dates, as_kind, check_names, check_options, check_values,
     classes_from_list, encode_labels, facts_of_texts, kind_of, kind_of_texts, recognise, recognise_frame,
     schema_from_dict, time_ranks, typed,
 )  # fmt: skip
-from .encode import encode_table
 from .files import DataError
 from .prepare import Preparation, open_prepared, prepare_files, read_manifest
 from .read import EncodedTable, Layout, TableFiles, header_of, read_files
@@ -48,7 +46,7 @@ class Prepared:
 
     schema: Schema
     classes: np.ndarray
-    data: Data
+    data: "Data"
     split: str
 
 
@@ -80,6 +78,8 @@ def as_ruled(column: pd.Series, rule: Rule) -> pd.Series:
 
 def prepare_frame(frame: pd.DataFrame, label: str, options: ColumnOptions, split: SplitOptions) -> Prepared:
     """`prepare` for a frame."""
+    from autodim.data.encode import encode_table
+
     options = with_time(list(frame.columns), label, options, split)
     schema, rules = recognise_frame(frame, label, options)
     labels, classes = encode_labels(frame[label])
@@ -170,8 +170,36 @@ def plan_of(file: Path, table: EncodedTable, label: str, options: ColumnOptions,
         times = split.time and times_in(table, split.time, kind_of_column(file, table, split.time))
         return parts_of_rows(labels, split, times)
 
-    about = {"schema": asdict(schema), "classes": classes.tolist(), "split": split.time or "random"}
+    about = {"schema": asdict(schema), "classes": classes.tolist(), "split": split.time or "random",
+             "whole": [name for name, rule in rules.items() if rule == Rule("whole")]}
     return Preparation(file.name, label, rules, texts, options.min_count, parts, about)
+
+# %% ../../nbs/data/09_table.ipynb #ab1d4132
+def warn_of_empty(cardinalities: Mapping[str, int], min_count: int) -> None:
+    """Warns of each field that has no value but the OOV id."""
+    for name, cardinality in cardinalities.items():
+        if cardinality == 1:
+            warnings.warn(f"column {name!r}: no value is there {min_count} times in the training rows, so it tells "
+                          "nothing; exclude it, or lower min_count", stacklevel=3)
+
+
+def prepare_folder(
+    table: str | Path | Sequence[str | Path], label: str, options: ColumnOptions, split: SplitOptions,
+    folder: str | Path, workers: int = 1, progress: bool = False,
+) -> dict[str, object]:  # fmt: skip
+    """`prepare` for files; returns the folder's manifest. It needs neither the memory for the table nor PyTorch."""
+    files = [Path(path).expanduser() for path in ([table] if isinstance(table, str | Path) else table)]
+    layout = layout_of(files)
+    names = header_of(files[0], layout)
+    options = with_time(names, label, options, split)
+    wanted = tuple(name for name in names if name not in options.exclude or name == split.time)
+    numerical = {name: rule if rule == "criteo" else int(rule) for name, rule in (options.numerical or {}).items()}
+    columns = [list(options.categorical), numerical, list(options.exclude)]
+    manifest = prepare_files(TableFiles(tuple(files), layout, wanted),
+                             lambda read: plan_of(files[0], read, label, options, split),
+                             [label, *columns, options.min_count, asdict(split)], folder, workers, progress)
+    warn_of_empty(manifest["cardinalities"], options.min_count)
+    return manifest
 
 # %% ../../nbs/data/09_table.ipynb #ab1d4131
 def open_table(folder: str | Path) -> Prepared:
@@ -202,26 +230,13 @@ def prepare(
     """
     if isinstance(table, pd.DataFrame):
         prepared = prepare_frame(table, label, options, split)
-    elif folder is None:
+        warn_of_empty(dict(zip(prepared.data.fields, prepared.data.cardinalities)), options.min_count)
+        return prepared
+    if folder is None:
         with tempfile.TemporaryDirectory(prefix="autodim-") as scratch:  # mapped arrays live on until they are let go
             return prepare(table, label, options, split, Path(scratch) / "table", workers, progress)
-    else:
-        files = [Path(path).expanduser() for path in ([table] if isinstance(table, str | Path) else table)]
-        layout = layout_of(files)
-        names = header_of(files[0], layout)
-        options = with_time(names, label, options, split)
-        wanted = tuple(name for name in names if name not in options.exclude or name == split.time)
-        numerical = {name: rule if rule == "criteo" else int(rule) for name, rule in (options.numerical or {}).items()}
-        columns = [list(options.categorical), numerical, list(options.exclude)]
-        prepare_files(TableFiles(tuple(files), layout, wanted),
-                      lambda read: plan_of(files[0], read, label, options, split),
-                      [label, *columns, options.min_count, asdict(split)], folder, workers, progress)
-        prepared = open_table(folder)
-    for vocabulary in prepared.data.vocabularies:
-        if vocabulary.cardinality == 1:
-            warnings.warn(f"column {vocabulary.name!r}: no value is there {options.min_count} times in the training "
-                          "rows, so it tells nothing; exclude it, or lower min_count", stacklevel=2)
-    return prepared
+    prepare_folder(table, label, options, split, folder, workers, progress)
+    return open_table(folder)
 
 # %% ../../nbs/data/09_table.ipynb #028cb90b
 def stand_for(value: object, kind: str) -> object:
@@ -255,12 +270,14 @@ def as_trained(column: pd.Series, vocabulary: Vocabulary) -> pd.Series:
     return pd.Series(converted[codes], index=column.index, name=column.name, dtype=None if wanted == "date" else object)
 
 
-def encode_rows(frame: pd.DataFrame, vocabularies: Sequence[Vocabulary]) -> torch.Tensor:
+def encode_rows(frame: pd.DataFrame, vocabularies: Sequence[Vocabulary]) -> "torch.Tensor":
     """The ids of any rows, by the vocabularies of training: int32 [n, M].
 
     Raises:
         DataError: a field's column is not in the table, or holds lists, or a numerical one holds text.
     """
+    import torch
+
     check_names(list(frame.columns), {"fields": [v.name for v in vocabularies]})
     ids = np.empty((len(frame), len(vocabularies)), dtype=np.int32)
     for m, vocabulary in enumerate(vocabularies):
