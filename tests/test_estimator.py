@@ -178,6 +178,25 @@ def test_paths_frames_and_arrays_are_one(tmp_path):
     assert list(model.dims_) == ["x0", "x1"] and model.predict_proba(array).shape == (len(array), 2)
 
 
+@pytest.mark.parametrize("time", [None, "item"])
+def test_a_path_in_a_folder_is_prepared_once_and_fits_as_a_frame_does(time, tmp_path, monkeypatch):
+    quick = AutoDim(**SMALL | {"rivals": False, "epochs": 1, "search_epochs": 1, "time": time})
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    TABLE.to_csv(tmp_path / "t.csv", index=False)
+    expected = clone(quick).fit(TABLE, label="click").predict_proba(X)
+    for folder in (None, tmp_path / "kept", tmp_path / "kept"):
+        model = clone(quick).set_params(folder=folder).fit(str(tmp_path / "t.csv"), label="click")
+        np.testing.assert_array_equal(model.predict_proba(tmp_path / "t.csv"), expected)
+        np.testing.assert_array_equal(model.predict_proba(X), expected)
+    assert (tmp_path / "kept" / "table" / "manifest.json").is_file() and not list((tmp_path / "temporary").iterdir())
+    X.to_csv(tmp_path / "x.csv", index=False)  # labels by themselves
+    np.testing.assert_array_equal(clone(quick).fit(tmp_path / "x.csv", Y).predict_proba(tmp_path / "x.csv"), expected)
+    with pytest.raises(DataError, match="fields: column 'price' is not in the table; it has user"):
+        X.drop(columns="price").to_csv(tmp_path / "y.csv", index=False)
+        model.predict(tmp_path / "y.csv")
+
+
 def test_columns_that_are_numbers_are_called_by_them():
     quick = AutoDim(**SMALL | {"rivals": False, "epochs": 1, "search_epochs": 1})
     frame = TABLE.set_axis([3, 1, 2, 0], axis=1)
