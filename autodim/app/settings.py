@@ -6,14 +6,15 @@
 __all__ = ['COUNT', 'SEED', 'SHARE', 'PART', 'BUDGET', 'BYTES', 'RATE', 'BATCH', 'TRUTH', 'NAMES', 'LAYERS', 'CANDIDATES',
            'VARIANT', 'DEVICE', 'FOLDER', 'ANY', 'BACKBONES', 'FORMATS', 'PREPARE', 'SEARCH', 'TRAIN', 'HINTS',
            'SETTINGS', 'Range', 'is_number', 'is_whole', 'are_whole', 'is_truth', 'read_names', 'read_counts',
-           'read_buckets', 'read_bytes', 'Setting', 'MethodSettings', 'Settings', 'check_settings', 'check_device',
-           'settings_to_dict', 'settings_from_dict', 'table_options', 'shown', 'add_flags', 'given', 'documented',
-           'settings_table']
+           'read_buckets', 'read_bytes', 'is_backbone', 'Setting', 'MethodSettings', 'Settings', 'check_settings',
+           'check_device', 'settings_to_dict', 'settings_from_dict', 'table_options', 'shown', 'add_flags', 'given',
+           'documented', 'settings_table']
 
 # %% ../../nbs/app/04_settings.ipynb #624cbbad
 import argparse
 import csv
 import math
+import sys
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -109,6 +110,12 @@ BACKBONES = ("MLP", "FM", "WideDeep", "DeepFM", "FFM", "AFM", "NFM", "FNN", "IPN
 FORMATS = ("onnx", "torchrec", "fuxictr", "deepctr")
 
 
+def is_backbone(value: object) -> bool:
+    """Whether it names a network of ours, or one that a user has put into `autodim.method.backbones.BACKBONES`."""
+    registered = getattr(sys.modules.get("autodim.method.backbones"), "BACKBONES", BACKBONES)
+    return isinstance(value, str) and value in registered
+
+
 @dataclass(frozen=True)
 class Setting:
     """What is known of a setting besides its type and default.
@@ -156,7 +163,7 @@ class MethodSettings:
         "rows of a batch; without, a hundredth of the training rows, between 32 and 1000", BATCH, SEARCH)] = None
     backbone: Annotated[str, Setting(
         f"the network after the embeddings: {', '.join(BACKBONES)}",
-        Range(lambda v: isinstance(v, str) and v in BACKBONES, f"one of {', '.join(BACKBONES)}"), SEARCH)] = "MLP"
+        Range(is_backbone, f"one of {', '.join(BACKBONES)}"), SEARCH)] = "MLP"
     hidden: Annotated[Sequence[int], Setting(
         "layers of the network", LAYERS, SEARCH, metavar="512,512", read=read_counts)] = (512, 512)
     dropout: Annotated[float, Setting("share of the network's units that a step leaves out", PART, SEARCH)] = 0.5

@@ -289,7 +289,6 @@ def recognise_frame(frame: pd.DataFrame, label: str, options: ColumnOptions) -> 
         DataError: also if the frame has no rows, a name that is no text, or text or infinity where numbers are cut.
     """
     names = list(frame.columns)
-    check_options(names, label, options)
     odd = [name for name in names if not isinstance(name, str)]
     if odd:
         raise DataError(f"column {odd[0]!r}: its name is no text; write frame.columns = frame.columns.astype(str)")

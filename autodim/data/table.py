@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pa_parquet
 
@@ -78,7 +77,7 @@ def as_ruled(column: pd.Series, rule: Rule) -> pd.Series:
 
 def prepare_frame(frame: pd.DataFrame, label: str, options: ColumnOptions, split: SplitOptions) -> Prepared:
     """`prepare` for a frame."""
-    from autodim.data.encode import encode_table  # of PyTorch, which files are prepared without
+    from autodim.data.encode import encode_table
 
     options = with_time(list(frame.columns), label, options, split)
     schema, rules = recognise_frame(frame, label, options)
@@ -111,7 +110,7 @@ def layout_of(files: Sequence[Path]) -> Layout:
     """How the files of one table are written, by their names.
 
     Raises:
-        DataError: a file is missing, or they do not end alike.
+        DataError: they have another ending, or not all the same.
     """
     endings = {next((e for e in SUFFIXES if path.name.lower().endswith(e)), "").removesuffix(".gz") for path in files}
     if len(endings) != 1 or "" in endings:
@@ -158,18 +157,20 @@ def times_in(table: EncodedTable, name: str, kind: str) -> np.ndarray:
 
 def plan_of(file: Path, table: EncodedTable, label: str, options: ColumnOptions, split: SplitOptions) -> Preparation:
     """What is to be made of the rows of files that have been read, of which this is the first."""
-    kind = kind_of_column(file, table, label)
-    found = table.values(label)
-    numbers, classes = encode_labels(typed(label, found, Rule(kind)).iloc[:-1])
+    kinds, found = {name: kind_of_column(file, table, name) for name in table.names}, table.values(label)
+    numbers, classes = encode_labels(typed(label, found, Rule(kinds[label])).iloc[:-1])
     texts = tuple(tuple(found.filter(numbers == k)) for k in (0, 1))  # 1 and 1.0 are one class
     names = dict.fromkeys([*table.names, *options.exclude])  # what is excluded was not read
-    schema, rules = recognise(list(names), label, options, lambda name: facts_in(file, table, name))
+
+    def facts(name: str) -> Facts:
+        """The facts of a column."""
+        return facts_of_texts(table.values(name), kinds[name], table.rows, table.rows - int(table.counts(name)[-1]))
 
     def parts(labels: np.ndarray, table: EncodedTable) -> np.ndarray:
         """The part of each row: int8 [n]."""
-        times = split.time and times_in(table, split.time, kind_of_column(file, table, split.time))
-        return parts_of_rows(labels, split, times)
+        return parts_of_rows(labels, split, split.time and times_in(table, split.time, kinds[split.time]))
 
+    schema, rules = recognise(list(names), label, options, facts)
     about = {"schema": asdict(schema), "classes": classes.tolist(), "split": split.time or "random",
              "whole": [name for name, rule in rules.items() if rule == Rule("whole")]}
     return Preparation(file.name, label, rules, texts, options.min_count, parts, about)

@@ -184,14 +184,7 @@ def bi_interaction(x: torch.Tensor) -> torch.Tensor:
 
 
 class FM(nn.Module):
-    """Factorisation machine (Rendle, 2010): the linear part and all inner products of two fields.
-
-    Args:
-        dims, cardinalities: dimension and number of values of each field [M].
-        network: its alignment; see `Align`.
-
-    Called with h0 [B, Σ dims] and ids [B, M], it returns logits [B].
-    """
+    """Factorisation machine (Rendle, 2010): the linear part and all inner products of two fields. See `Align`."""
 
     def __init__(self, dims: Sequence[int], cardinalities: Sequence[int], network: Network) -> None:
         super().__init__()
@@ -237,12 +230,7 @@ BACKBONES["DeepFM"] = Backbone(DeepFM)
 class FFM(nn.Module):
     """Field-aware FM (Juan et al., 2016): an embedding of each value for each other field.
 
-    Args:
-        dims, cardinalities: dimension and number of values of each field [M].
-        network: its alignment; see `Align`.
-
-    Called with h0 [B, (M - 1)·Σ dims], of each field its tables for the others in their order, digit by digit,
-    and ids [B, M], it returns logits [B].
+    Called with h0 [B, (M - 1)·Σ dims], of each field its tables for the others in their order, digit by digit.
 
     Raises:
         ValueError: there are fewer than two fields.
@@ -287,14 +275,10 @@ class NFM(nn.Module):
 
 
 class AFM(nn.Module):
-    """Attentional FM (Xiao et al., 2017): the products of two fields, weighted by attention.
+    """Attentional FM (Xiao et al., 2017): the products of two fields, weighted by attention. See `Align`.
 
     Args:
-        dims, cardinalities: dimension and number of values of each field [M].
-        network: its alignment; see `Align`.
         attention: width of the attention's hidden layer.
-
-    Called with h0 [B, Σ dims] and ids [B, M], it returns logits [B].
     """
 
     def __init__(self, dims: Sequence[int], cardinalities: Sequence[int], network: Network, attention: int = 8) -> None:
@@ -341,10 +325,7 @@ class PNN(nn.Module):
 
 
 class FNN(nn.Module):
-    """FM-supported network (Zhang et al., 2016): an MLP on each field's linear weight and embedding.
-
-    Settings: see `MLP` and `Align`.
-    """
+    """FM-supported network (Zhang et al., 2016): an MLP on linear weights and embeddings. See `MLP`, `Align`."""
 
     def __init__(self, dims: Sequence[int], cardinalities: Sequence[int], network: Network) -> None:
         super().__init__()
@@ -375,15 +356,7 @@ class Attention(nn.Module):
 
 
 class AutoInt(nn.Module):
-    """AutoInt (Song et al., 2019), without an MLP beside it.
-
-    Args:
-        dims, cardinalities: dimension and number of values of each field [M].
-        network: its alignment; see `Align`.
-        layers, heads, head_width: of the attention.
-
-    Called with h0 [B, Σ dims] and ids [B, M], it returns logits [B].
-    """
+    """AutoInt (Song et al., 2019), without an MLP beside it. For `layers` and the others see `Attention`, `Align`."""
 
     def __init__(
         self, dims: Sequence[int], cardinalities: Sequence[int], network: Network, layers: int = 2,

@@ -73,14 +73,9 @@ class SearchModel(nn.Module):
     """
 
     def __init__(
-        self,
-        cardinalities: Sequence[int],
-        candidates: Candidates,
-        variant: int = 1,
-        network: Network = Network(),
-        per_field: bool = False,
-        branches: bool = False,
-    ) -> None:
+        self, cardinalities: Sequence[int], candidates: Candidates, variant: int = 1, network: Network = Network(),
+        per_field: bool = False, branches: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         if variant not in VARIANTS:
             raise ValueError(f"variant {variant!r}: expected 1, 2, 3 or 4")

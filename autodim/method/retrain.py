@@ -53,13 +53,9 @@ class FitResult:
 
 # %% ../../nbs/method/07_retrain.ipynb #f2f9cd0e
 def train_epoch(
-    model: nn.Module,
-    optimizer: Adam,
-    data: Data,
-    batch_size: int,
-    generator: torch.Generator,
+    model: nn.Module, optimizer: Adam, data: Data, batch_size: int, generator: torch.Generator,
     processes: Processes = Processes(),
-) -> float:
+) -> float:  # fmt: skip
     """One pass of Algorithm 2 over the training part in shuffled full batches; the mean training loss."""
     model.train()
     size = min(batch_size, len(data.train.labels))
@@ -107,9 +103,7 @@ class Fitting:
             state[name] for name in ("history", "best_epoch", "best_weights"))
 
 # %% ../../nbs/method/07_retrain.ipynb #08c8ead9
-def fit(
-    model: nn.Module, data: Data, config: TrainConfig = TrainConfig(), runtime: Runtime = Runtime()
-) -> FitResult:
+def fit(model: nn.Module, data: Data, config: TrainConfig = TrainConfig(), runtime: Runtime = Runtime()) -> FitResult:
     """Train a model on `data.train` until the AUC on `data.val` stops rising; keep the best epoch's weights.
 
     Args:
@@ -137,12 +131,9 @@ def fit(
 
 # %% ../../nbs/method/07_retrain.ipynb #9bccd306
 def retrain(
-    data: Data,
-    dims: Sequence[int],
-    config: TrainConfig = TrainConfig(),
-    network: Network = Network(),
+    data: Data, dims: Sequence[int], config: TrainConfig = TrainConfig(), network: Network = Network(),
     runtime: Runtime = Runtime(),
-) -> FitResult:
+) -> FitResult:  # fmt: skip
     """Algorithm 2: train a fresh model with one embedding dimension a field, `dims` [M] in the order of the fields.
 
     FNN is trained after an FM on the same data. The result and the checkpoint are FNN's alone: if it is interrupted

@@ -28,14 +28,9 @@ from ..training.runtime import Runtime
 
 # %% ../../nbs/method/06_search.ipynb #7bd0a5ef
 def alpha_gradient(
-    model: SearchModel,
-    val: Part,
-    train: Part,
-    tau: float,
-    xi: float = 0.0,
-    hard: bool = False,
+    model: SearchModel, val: Part, train: Part, tau: float, xi: float = 0.0, hard: bool = False,
     processes: Processes = Processes(),
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Validation loss of Eq. 11 and its gradient in α's trainable vector [M, N], with Eq. 12 for W*(α).
 
     Args:
@@ -244,12 +239,9 @@ def run_epochs(
 
 # %% ../../nbs/method/06_search.ipynb #22718cf9
 def search(
-    data: Data,
-    config: SearchConfig = SearchConfig(),
-    network: Network = Network(),
-    runtime: Runtime = Runtime(),
+    data: Data, config: SearchConfig = SearchConfig(), network: Network = Network(), runtime: Runtime = Runtime(),
     candidates: Candidates | None = None,
-) -> SearchResult:
+) -> SearchResult:  # fmt: skip
     """Search a dimension for each field (Algorithm 1, or SAM): train W and α, derive dims (Eq. 13).
 
     Args:

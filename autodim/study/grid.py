@@ -145,9 +145,10 @@ def run_in_workers(
     try:
         for _ in range(min(execution.workers, len(runs))):
             outcome, end = context.Pipe(duplex=False)
-            workers[outcome] = context.Process(target=work, args=(runs, store, committed, own, end))
-            workers[outcome].start()
+            worker = context.Process(target=work, args=(runs, store, committed, own, end))
+            worker.start()
             end.close()  # so that the worker's end is the only one, and closes with it
+            workers[outcome] = worker
         running = set(workers)
         while running:
             for outcome in connection.wait(running, timeout=execution.wait):
@@ -188,26 +189,24 @@ def run_grid(
         found = [rows for rows in (s.read() for s in (*committed, store)) if len(rows)]
         return (pd.concat(found) if found else store.read()).drop_duplicates("run_id").set_index("run_id")
 
-    def missing() -> list[Run]:
-        done = finished().index
-        return [r for r in runs if r.run_id not in done]
-
     if not complete:
         given = {run_id for s in committed for run_id in s.read().run_id}
         runs = begun_or_new(runs, given, given.union(finished().index))
     with tqdm(total=len(runs), desc=store.path.stem, disable=not execution.progress) as bar:
-        bar.update(len(runs) - len(missing()))
+        def look() -> list[Run]:  # what is missing
+            done = finished().index
+            left = [r for r in runs if r.run_id not in done]
+            bar.update(len(runs) - len(left) - bar.n)
+            return left
+
         if execution.workers > 1 and not on_cluster():
-            run_in_workers(missing(), store, committed, execution,
-                           lambda: bar.update(len(runs) - len(missing()) - bar.n))
-            if left := missing():
+            run_in_workers(look(), store, committed, execution, look)
+            if left := look():
                 raise RuntimeError(f"{len(left)} of {len(runs)} runs have no row in {store.path}: all workers died. "
                                    "Call again with fewer of them; each run goes on from its last epoch")
-        while left := missing():
-            before = bar.n
-            for _ in train_missing(left, finished, store, execution):
-                bar.update()
-            if bar.n == before:
+        while left := look():
+            tried = [bar.update() for _ in train_missing(left, finished, store, execution)]
+            if not tried:
                 time.sleep(execution.wait)
     rows = finished().loc[[r.run_id for r in runs]].reset_index()
     check_fingerprints(rows)

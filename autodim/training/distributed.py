@@ -126,11 +126,11 @@ def check_agreement(processes: Processes, values: Mapping[str, object]) -> None:
 # %% ../../nbs/training/01_distributed.ipynb #ceb298ce
 WAY_OUT = "start the same command again: it goes on from the last checkpoint"
 
-# %% ../../nbs/training/01_distributed.ipynb #c381475e
+
 class ProcessLost(RuntimeError):
     """This one of several processes ends, since another is gone or a call within has failed."""
 
-
+# %% ../../nbs/training/01_distributed.ipynb #c381475e
 @contextmanager
 def torchrun(device: str = "cpu", timeout: timedelta = timedelta(minutes=10)) -> Iterator[Processes]:
     """The processes that `torchrun` started, for a `Runtime`; else this one alone. To be called in the main thread.
