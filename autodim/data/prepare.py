@@ -83,7 +83,7 @@ def read_labels(table: EncodedTable, name: str, classes: Sequence[Sequence[str]]
         row, code = table.locate(name, ~known)
         found = "missing" if code < 0 else repr(values[code])
         raise DataError(f"{row}: label {name!r}: {found}, expected {' or '.join(first)} (in {counts[~known].sum():,} "
-                        "rows)")
+                        "rows); drop these rows, or fill in what is known")
     by_value = np.array([meant[v] for v in values.to_list()], dtype=np.int8)
     if by_value.min() == by_value.max():
         raise DataError(f"label {name!r}: all {table.rows:,} rows are {first[by_value[0]]}, nothing to learn")
