@@ -19,11 +19,10 @@ import pandas as pd
 import pytest
 import torch
 
-from autodim.app import commands
 from autodim.app.cli import main, make_parser
 from autodim.app.commands import COMMANDS
 from autodim.app.run import prepare_command
-from autodim.app.estimator import load
+from autodim.app.estimator import AutoDim, load
 from autodim.app.settings import FORMATS, read_buckets, read_bytes, read_counts, read_names
 from autodim.data.split import SplitOptions
 from autodim.data.table import encode_rows, prepare
@@ -114,7 +113,7 @@ def test_each_setting_has_a_flag_or_is_the_run_s():
     parser = make_parser()
     sub = next(a for a in parser._actions if hasattr(a, "choices") and a.choices)
     flagged = {action.dest for command in sub.choices.values() for action in command._actions}
-    assert {*commands.AutoDim().get_params()} - flagged == {"folder", "progress"}
+    assert {*AutoDim().get_params()} - flagged == {"folder", "progress"}
 
 
 # ---------------------------------------------------------------- json, text, errors
@@ -284,7 +283,7 @@ def test_dims_by_hand(copy, tmp_path, monkeypatch):
     own.write_text(json.dumps(OWN))
     code, out, _ = call("train", copy, "--dims-file", own, *TRAIN, "--json", "--no-rivals")
     assert code == 0 and json.loads(out)["dims"] == load(copy / "model").dims_ == OWN
-    monkeypatch.setattr(commands, "search_step", lambda *_: pytest.fail("it searched before it read the file"))
+    monkeypatch.setattr("autodim.app.steps.search_step", lambda *_: pytest.fail("it searched before it read the file"))
     for content, expected in NOT_DIMS.items():
         own.write_bytes(content.encode(errors="surrogateescape"))
         code, out, err = call("train", copy, "--dims-file", own, *TRAIN)
@@ -375,7 +374,7 @@ def test_damaged_files_of_a_run_are_named_and_mended_by_the_command_that_made_th
 def test_an_interruption_is_json_too(trained, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
-    monkeypatch.setattr(commands, "search_step", interrupted)
+    monkeypatch.setattr("autodim.app.steps.search_step", interrupted)
     code, out, err = call("search", trained, "--json", "--quiet")
     assert code == 130 and "interrupted" in json.loads(out)["error"] and "goes on" in err and len(err.splitlines()) == 1
 

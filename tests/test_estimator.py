@@ -20,8 +20,9 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from autodim.data.files import DataError
-from autodim.app.estimator import AutoDim, cooling, fitting_batch, load
+from autodim.app.estimator import AutoDim, load
 from autodim.app.settings import SETTINGS, Settings, settings_table
+from autodim.app.steps import default_batch_size, default_tau_decay
 from autodim.training.checkpoint import FileCheckpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:left out")
@@ -300,9 +301,9 @@ def test_fit_leaves_the_frame_as_it_was():
 
 
 def test_sizes_of_batches_and_cooling():
-    assert [fitting_batch(n) for n in (1, 3200, 50_000, 10**8)] == [32, 32, 500, 1000]
+    assert [default_batch_size(n) for n in (1, 3200, 50_000, 10**8)] == [32, 32, 500, 1000]
     steps = 5 * (900 // 100)
-    assert 2.0 - cooling(900, 100, 5) * 0.6 * steps == pytest.approx(0.5)
+    assert 2.0 - default_tau_decay(900, 100, 5) * 0.6 * steps == pytest.approx(0.5)
 
 
 # ---------------------------------------------------------------- interrupted, saved, loaded
@@ -511,7 +512,7 @@ def test_collections_of_columns_of_any_kind_can_be_saved(tmp_path):
 
 @pytest.mark.parametrize("option", [{"max_space": 0.2}, {"max_bytes": 40}])
 def test_a_budget_that_nothing_fits_is_refused_before_the_search(option, monkeypatch):
-    monkeypatch.setattr("autodim.app.estimator.search_dims", lambda *_: pytest.fail("it searched"))
+    monkeypatch.setattr("autodim.app.steps.search_dims", lambda *_: pytest.fail("it searched"))
     with pytest.raises(ValueError, match="a budget of .* is too small"):
         AutoDim(**SMALL, **option).fit(TABLE, label="click")
 
