@@ -1,4 +1,5 @@
 """The wheel: built, installed into an empty environment, and used there; every subpackage is in it."""
+import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
 
 def called(*command: object, **options) -> str:
     """What a command prints; its error output if it fails."""
-    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # lest this tree shine in
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment, **options)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 

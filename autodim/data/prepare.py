@@ -135,8 +135,8 @@ def ids_file(table: EncodedTable, name: str) -> Path:
 
 def encode_field(
     table: EncodedTable, name: str, rule: Rule, min_count: int, training: np.ndarray
-) -> tuple[dict[str, object], int]:
-    """The vocabulary of a field, as JSON holds it, and its cardinality; in the table's folder, the ids of each group.
+) -> tuple[str, int]:
+    """The vocabulary of a field, as JSON, and its cardinality; in the table's folder, the ids of each group.
 
     Raises:
         DataError: a value is not of the rule's kind.
@@ -147,7 +147,7 @@ def encode_field(
     with ids_file(table, name).open("wb") as file:
         for codes in table.group_codes(name):
             file.write(ids[codes])
-    return vocabulary_to_dict(vocabulary), vocabulary.cardinality
+    return json.dumps(vocabulary_to_dict(vocabulary), ensure_ascii=False), vocabulary.cardinality
 
 # %% ../../nbs/data/07_prepare.ipynb #4d908c9a
 def make_array(path: Path, dtype: str, shape: tuple[int, ...]) -> None:
@@ -172,12 +172,11 @@ def write_group(
     Args:
         g: number of the group. labels, parts: of its rows [n]. starts: rows of each part in the groups before.
     """
-    columns = [table.names.index(name) for name in fields]
+    columns, before = [table.names.index(name) for name in fields], table.values_before[g]
     codes, order = table.groups[g].codes(), np.argsort(parts, kind="stable")
     ids = np.empty((len(order), len(fields)), dtype=np.int32)  # [n, M], sorted by part
-    before = [sum(group.sizes[c] + 1 for group in table.groups[:g]) for c in columns]
-    tables = [np.fromfile(ids_file(table, name), np.int32, table.groups[g].sizes[c] + 1, offset=4 * place)
-              for name, c, place in zip(fields, columns, before)]
+    tables = [np.fromfile(ids_file(table, name), np.int32, table.groups[g].sizes[c] + 1, offset=4 * (before[c] + g))
+              for name, c in zip(fields, columns)]
     for start in range(0, len(order), 1 << 13):  # so many rows stay in the processor's cache
         rows = order[start : start + (1 << 13)]
         for m, c in enumerate(columns):
@@ -227,7 +226,7 @@ def write_prepared(
     cardinalities = []
     with (folder / "vocabularies.jsonl").open("w", encoding="utf-8") as file:
         for vocabulary, cardinality in bar(encode_field, calls, "count"):
-            file.write(json.dumps(vocabulary, ensure_ascii=False) + "\n")
+            file.write(vocabulary + "\n")
             cardinalities.append(cardinality)
     for part, n in zip(PARTS, by_part.sum(1).tolist()):
         make_array(folder / f"{part}-ids.npy", "<i4", (n, len(fields)))

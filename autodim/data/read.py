@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -366,15 +367,14 @@ class EncodedTable:
     """The rows of all files, dictionary-encoded, in a folder.
 
     Args:
-        folder: of `values-c.arrow`, column c's distinct values and the rows of each, and of `codes-c`, the code of each
-            value of each group. names: of the C columns. groups: of rows, in order.
+        folder: of each column's values and codes. names: of the C columns. groups: of rows, in order.
     """
 
     folder: Path
     names: tuple[str, ...]
     groups: tuple[Group, ...]
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """How many rows there are."""
         return sum(group.rows for group in self.groups)
@@ -382,7 +382,12 @@ class EncodedTable:
     def slices(self) -> list[slice]:
         """The rows of each group, among all."""
         ends = np.cumsum([group.rows for group in self.groups]).tolist()
-        return [slice(end - group.rows, end) for end, group in zip(ends, self.groups)]
+        return list(map(slice, [0, *ends], ends))
+
+    @cached_property
+    def values_before(self) -> np.ndarray:
+        """How many values of each column the groups before each group have: int64 [G, C]."""
+        return np.cumsum([[0] * len(self.names), *(group.sizes for group in self.groups[:-1])], axis=0)
 
     def column(self, name: str) -> pl.DataFrame:
         """The distinct values of a column, in the order of their codes, and at the end the missing one: text, count."""
@@ -400,15 +405,14 @@ class EncodedTable:
     def group_codes(self, name: str) -> Iterator[np.ndarray]:
         """For each group the code of its own values 0, 1, ..., and at the end -1, of missing ones: int32 [D + 1]."""
         c = self.names.index(name)
-        with (self.folder / f"codes-{c}").open("rb") as file:
-            for group in self.groups:
-                yield np.append(np.fromfile(file, np.int32, group.sizes[c]), np.int32(-1))
+        for group, before in zip(self.groups, self.values_before[:, c]):
+            codes = np.fromfile(self.folder / f"codes-{c}", np.int32, group.sizes[c], offset=4 * before)
+            yield np.append(codes, np.int32(-1))
 
     def codes(self, name: str) -> Iterator[np.ndarray]:
         """The codes of a column, group by group: int32 [n]; -1: missing."""
-        c = self.names.index(name)
         for group, codes in zip(self.groups, self.group_codes(name)):
-            yield codes[group.codes(c)]
+            yield codes[group.codes(self.names.index(name))]
 
     def locate(self, name: str, wrong: np.ndarray) -> tuple[str, int]:
         """The first row whose value is wrong (bool [D + 1], the missing one last), in words, and the value's code."""
