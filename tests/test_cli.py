@@ -109,6 +109,12 @@ def test_help_imports_nothing_that_takes_its_time(command):
     assert done.stderr == "set()\n" and "usage: autodim" in done.stdout
 
 
+@pytest.mark.parametrize("module, unused", [("run", "torch sklearn matplotlib"), ("commands", "sklearn matplotlib")])
+def test_a_command_imports_what_it_uses(module, unused):
+    code = f"import sys, autodim.app.{module}; print({{*{unused.split()!r}}} & {{*sys.modules}})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
 def test_each_setting_has_a_flag_or_is_the_run_s():
     parser = make_parser()
     sub = next(a for a in parser._actions if hasattr(a, "choices") and a.choices)
