@@ -603,7 +603,7 @@ def tell(*words):
 def forks(script, files, folder):
     """What processes that a small one forks have to say; the small one has run nothing of Polars, which cannot fork."""
     done = subprocess.run([sys.executable, "-c", FORKS + script, files, folder], capture_output=True, text=True,
-                          timeout=120, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"})
+                          timeout=900, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -619,6 +619,7 @@ def larger(tmp_path_factory):
     return folder, *(expected_of(frame, plan).fingerprint for plan in plans)
 
 
+@pytest.mark.slow
 def test_killed_at_random_points_twenty_times(larger, tmp_path):
     """Nothing looks finished unless it is; the next call makes the right thing, and clears away what was left."""
     files, right, other = larger
@@ -640,6 +641,7 @@ tell(wait(*fork(lambda: prepare(folder))), seen(), left())
     assert told[-1] == [["made", right], right, []]
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(larger, tmp_path):
     files, right, other = larger
     told = forks('''
@@ -650,6 +652,7 @@ tell(left(), seen())
     assert told[0] == [["made", right]] * 3 + [["made", other]] and told[1][0] == [] and told[1][1] in (right, other)
 
 
+@pytest.mark.slow
 def test_no_file_may_grow_beyond_a_limit(larger, tmp_path):
     """As on a disk that is full, wherever that happens: the folder before stays, and nothing else."""
     files, right, other = larger
