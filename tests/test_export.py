@@ -20,7 +20,9 @@ from test_data import COLUMNS, encode_elsewhere
 
 from autodim.data.files import DataError
 from autodim.data.vocabulary import Vocabulary, fit_vocabulary, vocabulary_from_dict
-from autodim.app.export import embedding_tables, module_names, table_weights, torchrec_tables, write_exports, write_onnx
+from autodim.app.export import (
+    embedding_tables, module_names, table_weights, torchrec_tables, write_exports, write_onnx,
+)  # fmt: skip
 from autodim.app.storage import Trained
 from autodim.data.columns import Schema
 from autodim.method.lookup import FieldEmbedding
