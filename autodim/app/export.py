@@ -82,7 +82,7 @@ def table_weights(embedding: FieldEmbedding, tables: Sequence[TableSpec]) -> lis
 
 # %% ../../nbs/app/03_export.ipynb #fd3a3805
 def torchrec_tables(tables: Sequence[TableSpec]) -> list[dict[str, object]]:
-    """The arguments of TorchRec's `EmbeddingBagConfig`; warns of dimensions that FBGEMM cannot take, no multiples of 4."""
+    """The arguments of TorchRec's `EmbeddingBagConfig`; warns of dimensions that FBGEMM cannot take."""
     odd = [f"{t.field} ({t.dim})" for t in tables if t.dim % 4]
     if odd:
         warnings.warn(f"FBGEMM needs dimensions that are multiples of 4, unlike those of {', '.join(odd)}: an unfused "
