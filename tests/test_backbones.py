@@ -833,7 +833,7 @@ def peers(root, tmp_path_factory) -> dict[tuple[str, str], dict]:
     if not (home / ".installed").exists():
         pytest.skip("no .peers/exports with DeepCTR-Torch and FuxiCTR: run `make peers`")
     result = subprocess.run([home / "bin" / "python", root / "scripts" / "peers" / "compare_backbones.py"],
-                            capture_output=True, text=True, timeout=300, cwd=tmp_path_factory.mktemp("peers"))
+                            capture_output=True, text=True, timeout=900, cwd=tmp_path_factory.mktemp("peers"))
     assert result.returncode == 0, result.stderr[-3000:]
     entries = json.loads(result.stdout.splitlines()[-1])
     return {(entry["model"], entry["library"].split()[0]): entry for entry in entries}

@@ -13,6 +13,7 @@ from autodim.study.bench import (
 from autodim.method.search import SearchConfig, Searcher
 
 
+@pytest.mark.slow
 def test_training_grows_by_table_gradient_and_two_moments():
     """4 bytes x 10 columns x (weight, gradient, two moments of Adam) a row."""
     small, large = (peak_memory((rows, rows), 0, batch_size=100) for rows in (200_000, 500_000))
@@ -25,6 +26,7 @@ def test_a_large_parent_does_not_hide_what_its_child_needs():
     assert ballast[-1] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant, columns", [(1, 10), (4, 30)])
 def test_a_search_grows_with_its_own_table_and_not_with_n_of_them(variant, columns):
     """Weight-sharing: one table of the widest candidate; separate: Σ d_n columns; no copies beside Adam's."""

@@ -79,7 +79,7 @@ def peers(root, tmp_path_factory):
         running[library] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     results = {}
     for library, process in running.items():
-        output, errors = process.communicate(timeout=300)
+        output, errors = process.communicate(timeout=900)
         assert process.returncode == 0, f"{library}:\n{errors[-3000:]}"
         results[library] = json.loads(output.splitlines()[-1])
     return results

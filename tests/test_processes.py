@@ -31,7 +31,7 @@ def launched(folder: Path, task: str) -> subprocess.CompletedProcess:
     root = Path(job.__file__).parents[1]
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     return subprocess.run([*command, job.__file__, folder, task], capture_output=True, text=True, env=environment,
-                          timeout=300)
+                          timeout=900)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +147,7 @@ def test_another_number_of_processes_goes_on(both, folder):
         close(fit, job.fitted(job.FITS["dense"], ALONE), 1e-6)
 
 
+@pytest.mark.slow
 def test_a_lost_process_ends_the_job_with_a_message_and_the_same_command_goes_on(both, folder):
     ended = launched(folder, "lose")
     assert ended.returncode != 0 and not list(folder.glob("lose*.pt"))

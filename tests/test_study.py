@@ -92,6 +92,7 @@ grid.run_grid(tiny_grid(), grid.Store("store.csv"), execution=QUIET)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_study_resumes_and_ends_as_if_nothing_had_happened(tmp_path):
     runs, store = tiny_grid(), Store(tmp_path / "store.csv")
     child = subprocess.Popen([sys.executable, "-c", KILLED.format(tests=os.path.dirname(__file__))], cwd=tmp_path)
@@ -162,6 +163,7 @@ def has_state(store: Store) -> bool:
     return any(path.suffix != ".lock" for path in store.locks.glob("*"))
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_no_run(tmp_path):
     runs, store, killed = longer(tiny_grid()), Store(tmp_path / "s.csv"), []
 
