@@ -55,7 +55,7 @@ class Candidates:
     def places(self, dims: Sequence[int]) -> list[int]:
         """Which candidate each field's dimension in `dims` [M] is; ValueError if one is none, or they are not M."""
         if len(dims) != len(self.allowed) or not set(dims) <= set(self.dims):
-            raise ValueError(f"{dims}: expected one of the candidates {self.dims} for each of {len(self.allowed)} fields")
+            raise ValueError(f"{dims}: expected {len(self.allowed)} of the candidates {self.dims}, one a field")
         return [self.dims.index(d) for d in dims]
 
 

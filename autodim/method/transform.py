@@ -75,7 +75,7 @@ class BranchMixture(nn.Module):
 
 # %% ../../nbs/method/01_transform.ipynb #2372f133
 def layout(lookup: Lookup) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of all candidates' R = Σ d_n digits: candidate, column of the block and place in x, 0/1 [R, N], [R, S], [R, d_N]."""
+    """Candidate, column of the block and place in x of all R = Σ d_n digits: 0/1 [R, N], [R, S], [R, d_N]."""
     rows = [(n, s, s - c.start) for n, c in enumerate(lookup.columns) for s in range(c.start, c.stop)]
     return tuple(F.one_hot(torch.tensor(numbers)).float() for numbers in zip(*rows))
 
@@ -104,7 +104,7 @@ class ZeroPaddingMixture(nn.Module):
 
 # %% ../../nbs/method/01_transform.ipynb #a7678732
 class Centre(torch.autograd.Function):
-    """Deviations of a block [M, B, S] from its mean, the mean [M, 1, S] (without gradient), the covariance [M, S, S]."""
+    """A block [M, B, S] less its mean, the mean [M, 1, S] (without gradient), the covariance [M, S, S]."""
 
     @staticmethod
     def forward(block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -41,7 +41,7 @@ class ProcessMean(torch.autograd.Function):
 # %% ../../nbs/training/01_distributed.ipynb #70d8b67a
 @dataclass(frozen=True)
 class Processes:
-    """Number `rank`, from 0, of `size` processes that train one model, by `torch.distributed` as `torchrun` sets it up."""
+    """Number `rank`, from 0, of `size` processes that train one model; `torchrun` lets them meet."""
 
     rank: int = 0
     size: int = 1
@@ -87,7 +87,7 @@ class Processes:
 
 # %% ../../nbs/training/01_distributed.ipynb #e5810e36
 def parallel(model: nn.Module, processes: Processes, local: Sequence[nn.Parameter] = ()) -> nn.Module:
-    """The model, called alike; `backward` through it leaves mean gradients over the processes, but own ones in `local`."""
+    """The model, called alike; `backward` leaves mean gradients over the processes, but own ones in `local`."""
     if processes.size == 1:
         return model
     if torch.distributed.get_backend() == "nccl" and any(getattr(m, "sparse", False) for m in model.modules()):
@@ -154,7 +154,7 @@ def torchrun(device: str = "cpu", timeout: timedelta = timedelta(minutes=10)) ->
         yield processes
         clean = True
     except RuntimeError as error:
-        if not isinstance(error, torch.distributed.DistError) and "gloo/" not in str(error):  # gloo has no type of its own
+        if not isinstance(error, torch.distributed.DistError) and "gloo/" not in str(error):  # gloo has no own type
             raise
         reason = str(error).split("\n")[0].split(". ")[0]
         raise ProcessLost(f"{name} ends ({reason}); if another one was lost, {WAY_OUT}") from error
