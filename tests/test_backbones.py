@@ -27,7 +27,9 @@ from autodim.method.backbones import (
 from autodim.data.batches import Part
 from autodim.data.vocabulary import Vocabulary
 from autodim.app.estimator import AutoDim, load
-from autodim.app.export import write_onnx, write_torchrec
+from autodim.app.export import write_exports, write_onnx
+from autodim.app.storage import Trained
+from autodim.data.columns import Schema
 from autodim.method.lookup import uniform_candidates
 from autodim.method.metrics import evaluate
 from autodim.method.models import DLRS, VARIANTS, SearchModel, embedding_parameters, loss_of
@@ -766,8 +768,10 @@ def test_an_estimator_predicts_as_before_it_was_saved(name, tmp_path):
 def test_an_ffm_is_refused_by_name_where_a_field_has_one_table(tmp_path):
     model, fields = DLRS(SIZES, [4, 4, 4, 4], Network("FFM")), ["a", "b", "c", "d"]
     vocabularies = [Vocabulary(field, np.arange(size - 1)) for field, size in zip(fields, SIZES)]
+    trained = Trained(Schema("y", tuple(fields), {}, {}), vocabularies, np.array([0, 1]), dict.fromkeys(fields, 4), model,
+                      Network("FFM"), {})
     with pytest.raises(ValueError, match="3 tables a field.*ONNX"):
-        write_torchrec(dict.fromkeys(fields, 4), vocabularies, tmp_path / "torchrec.json", model)
+        write_exports(trained, tmp_path, ["torchrec"])
     assert not list(tmp_path.iterdir())
 
 

@@ -5,7 +5,6 @@ The first four live in the environment of `make peers`; scripts/peers/load_expor
 import importlib.util
 import json
 import logging
-import math
 import subprocess
 import warnings
 
@@ -20,12 +19,12 @@ import yaml
 from test_data import COLUMNS, encode_elsewhere
 
 from autodim.data.files import DataError
-from autodim.data.vocabulary import Vocabulary, fit_vocabulary
-from autodim.app.export import json_lines
+from autodim.data.vocabulary import Vocabulary, fit_vocabulary, vocabulary_from_dict
 from autodim.app.export import (
-    deepctr_features, embedding_tables, fuxictr_feature_map, fuxictr_specs, module_names, read_vocabularies,
-    table_weights, torchrec_tables, write_deepctr, write_fuxictr, write_onnx, write_torchrec, write_vocabularies,
+    embedding_tables, module_names, table_weights, torchrec_tables, write_exports, write_onnx,
 )  # fmt: skip
+from autodim.app.storage import Trained
+from autodim.data.columns import Schema
 from autodim.method.lookup import FieldEmbedding
 from autodim.method.backbones import Network
 from autodim.method.models import DLRS
@@ -56,6 +55,17 @@ def make_ids(rows, sizes=SIZES, seed=0) -> torch.Tensor:
 
 
 VOCABULARIES, BY_FIELD = make_vocabularies(), dict(zip(FIELDS, DIMS))
+ALL = ("onnx", "torchrec", "fuxictr", "deepctr")
+
+
+def export(folder, *formats, fields=FIELDS, sizes=SIZES, dims=DIMS, label="label", vocabularies=None):
+    """Write the exports of a model with these tables; the files."""
+    vocabularies = vocabularies or make_vocabularies(fields, sizes)
+    trained = Trained(Schema(label, tuple(fields), {}, {}), tuple(vocabularies), np.array([0, 1]),
+                      dict(zip(fields, dims)), make_model(sizes, dims), Network(), {})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "FBGEMM")
+        return write_exports(trained, folder, formats)
 
 
 # ---------------------------------------------------------------- in the real libraries
@@ -69,11 +79,8 @@ def peers(root, tmp_path_factory):
     running = {}
     for library in ("torchrec", "deepctr", "fuxictr"):
         folder = tmp_path_factory.mktemp(library)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            write_torchrec(BY_FIELD, VOCABULARIES, folder / "torchrec.json", make_model())
-        write_deepctr(BY_FIELD, VOCABULARIES, folder / "deepctr.json")
-        write_fuxictr(BY_FIELD, VOCABULARIES, folder)
+        for path in export(folder, "torchrec", "deepctr", "fuxictr"):  # all in one folder, where the script looks
+            path.rename(folder / path.name)
         np.save(folder / "ids.npy", make_ids(12).numpy())
         command = [home / "bin" / "python", root / "scripts" / "peers" / "load_exports.py", library, folder]
         running[library] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -98,7 +105,7 @@ def test_we_warn_of_what_fbgemm_refuses(peers):
     for dim, outcome in peers["torchrec"]["fbgemm"].items():
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            torchrec_tables({"a": int(dim), "b": 4}, make_vocabularies("ab"))
+            torchrec_tables(embedding_tables({"a": int(dim), "b": 4}, make_vocabularies("ab")))
         assert [w.category for w in caught] == [UserWarning] * (outcome != "runs"), (dim, outcome)
         if caught:
             assert f"unlike those of a ({dim}): " in str(caught[0].message)
@@ -114,7 +121,7 @@ def test_deepctr_trains_and_predicts_with_mixed_dimensions(peers):
 
 
 def test_deepctr_models_that_take_mixed_dimensions_are_those_the_page_names(peers, root):
-    page = (root / "nbs" / "23_export.ipynb").read_text(encoding="utf-8")
+    page = (root / "nbs" / "app" / "03_export.ipynb").read_text(encoding="utf-8")
     takes, refuses = page.split("take a dimension for each field: ")[1].split("refuse it: ")
     for name, outcome in peers["deepctr"]["models"].items():
         assert (name in takes, name in refuses.split("A limit")[0]) == (outcome == "runs", outcome != "runs"), outcome
@@ -166,35 +173,22 @@ def test_module_names_are_accepted_different_and_changed_only_where_they_must():
     assert changed > 100
 
 
-@pytest.mark.parametrize("dims,message", [
-    ({"a": 2}, "dims: no dimension for field 'b'; it has a"),
-    ({}, "dims: no dimension for field 'a'; it has none"),
-    ({"a": 2, "b": 2, "c": 2}, "dims: 'c' is not one of the fields a, b"),
-    ({"a": 2, "b": 0}, "dims: 0 for field 'b', expected a positive integer"),
-    ({"a": 2, "b": 2.0}, "dims: 2.0 for field 'b', expected a positive integer"),
-    ({"a": True, "b": 2}, "dims: True for field 'a', expected a positive integer"),
-    ({"a": "2", "b": 2}, "dims: '2' for field 'a', expected a positive integer"),
-])
-def test_dims_that_do_not_fit_are_refused_and_nothing_is_written(dims, message, tmp_path):
-    vocabularies = make_vocabularies("ab")
-    for write in (write_torchrec, write_deepctr, write_fuxictr):
-        with pytest.raises(ValueError, match=message) as error:
-            write(dims, vocabularies, tmp_path / "x.json")
-        assert "\n" not in str(error.value)
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("dims", [{"a": 2}, {}, {"a": 2, "b": 2, "c": 2}, {"a": 2, "b": 0}, {"a": 2, "b": 2.0},
+                                  {"a": "2", "b": 2}])
+def test_dims_that_do_not_fit_are_refused(dims):
+    with pytest.raises(ValueError, match="expected a positive whole number for each of a, b") as error:
+        embedding_tables(dims, make_vocabularies("ab"))
+    assert "\n" not in str(error.value)
 
 
-def test_two_vocabularies_of_a_field_are_refused(tmp_path):
-    for call in (lambda: embedding_tables({"a": 2}, make_vocabularies("aa")),
-                 lambda: write_vocabularies(make_vocabularies("aba"), tmp_path / "v.json")):
-        with pytest.raises(ValueError, match="field 'a' has two vocabularies"):
-            call()
-    assert list(tmp_path.iterdir()) == []
+def test_two_vocabularies_of_a_field_are_refused():
+    with pytest.raises(ValueError, match="for each of a, a"):
+        embedding_tables({"a": 2}, make_vocabularies("aa"))
 
 
-def test_integers_of_numpy_become_json():
-    entries = deepctr_features({"a": np.int64(4)}, make_vocabularies("a"))
-    assert json.loads(json_lines(entries))[0]["embedding_dim"] == 4
+def test_integers_of_numpy_become_json(tmp_path):
+    export(tmp_path, "deepctr", dims=np.array(DIMS))
+    assert json.loads((tmp_path / "deepctr.json").read_text())[0]["embedding_dim"] == DIMS[0]
 
 
 def test_tables_keep_the_order_of_the_vocabularies():
@@ -220,77 +214,42 @@ def test_weights_are_what_is_looked_up_one_id_at_a_time(seed):
         assert (embedding(ids)[0, ends[m] : ends[m + 1]] != 0).all()
 
 
-@pytest.mark.parametrize("sizes,dims,message", [
-    ((3, 4), (2, 3), r"the model's dimensions are \[2, 2\], those to be exported \[2, 3\]"),
-    ((4, 3), (2, 2), "tables of dimension 2 have other rows than the vocabularies of a, b"),
-    ((3, 5), (2, 2), "tables of dimension 2 have other rows than the vocabularies of a, b"),
-    ((3, 3), (2, 2), "tables of dimension 2 have other rows than the vocabularies of a, b"),
-])
-def test_a_model_of_other_shapes_is_refused_and_the_old_files_stay(sizes, dims, message, tmp_path):
-    model, path = make_model((3, 4), (2, 2)), tmp_path / "torchrec.json"
-    path.write_text("old")
-    with pytest.raises(ValueError, match=message):
-        write_torchrec(dict(zip("ab", dims)), make_vocabularies("ab", sizes), path, model)
-    assert [p.name for p in tmp_path.iterdir()] == ["torchrec.json"] and path.read_text() == "old"
-
-
-def test_torchrec_without_a_model_has_no_weights(tmp_path):
-    write_torchrec({"a": 4}, make_vocabularies("a"), tmp_path / "t.json")
-    assert [p.name for p in tmp_path.iterdir()] == ["t.json"]
-    write_torchrec({"a": 4}, make_vocabularies("a"), tmp_path / "t.json", make_model(SIZES[:1], (4,)))
-    state = safetensors.torch.load_file(tmp_path / "t.safetensors")
-    assert list(state) == ["embedding_bags.t_a.weight"] and state["embedding_bags.t_a.weight"].shape == (7, 4)
-
-
 # ---------------------------------------------------------------- files
 
 def test_fuxictr_yaml_is_read_as_it_was_meant(tmp_path):
     fields = ["a: b", "'q'", '"q"', "yes", "5", "#x", "x{}[],", "\\", "é😀", "~", "- a", "a\tb", "true", "!t", "&a"]
-    dims = {field: 1 + m for m, field in enumerate(fields)}
-    write_fuxictr(dims, make_vocabularies(fields, [3] * len(fields)), tmp_path)
-    read = yaml.safe_load((tmp_path / "feature_specs.yaml").read_text(encoding="utf-8"))
-    assert read == {"feature_specs": [{"name": field, "embedding_dim": dim} for field, dim in dims.items()]}
+    dims = [1 + m for m in range(len(fields))]
+    export(tmp_path, "fuxictr", fields=fields, sizes=[3] * len(fields), dims=dims)
+    read = yaml.safe_load((tmp_path / "fuxictr" / "feature_specs.yaml").read_text(encoding="utf-8"))
+    assert read == {"feature_specs": [{"name": field, "embedding_dim": dim} for field, dim in zip(fields, dims)]}
 
 
 def test_a_label_with_the_name_of_a_feature_is_refused(tmp_path):
+    one = {"fields": ["type"], "sizes": [4], "dims": [4]}
     with pytest.raises(ValueError, match="label 'type_' is the name of a feature"):
-        write_fuxictr({"type": 4}, make_vocabularies(["type"]), tmp_path, label="type_")
+        export(tmp_path, *ALL, **one, label="type_")
     assert list(tmp_path.iterdir()) == []
-    assert fuxictr_feature_map({"type": 4}, make_vocabularies(["type"]), "d", "type")["labels"] == ["type"]
+    export(tmp_path, "fuxictr", **one, label="type")
+    assert json.loads((tmp_path / "fuxictr" / "feature_map.json").read_text())["labels"] == ["type"]
 
 
-WRITERS = {
-    "torchrec": lambda path: write_torchrec({"a": 4}, make_vocabularies("a"), path, make_model(SIZES[:1], (4,))),
-    "deepctr": lambda path: write_deepctr({"a": 4}, make_vocabularies("a"), path),
-    "fuxictr": lambda path: write_fuxictr({"a": 4}, make_vocabularies("a"), path),
-    "onnx": lambda path: write_onnx(make_model(SIZES[:1], (4,)), ["a"], path),
-    "vocabularies": lambda path: write_vocabularies(make_vocabularies("a"), path),
-}
-
-
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", ALL)
 def test_what_cannot_be_written_is_said_and_nothing_is_left(name, tmp_path):
-    blocked = tmp_path / "file"
-    blocked.write_text("no folder")
+    (tmp_path / "file").write_text("no folder")
     with pytest.raises(DataError, match="cannot be written") as error:
-        WRITERS[name](blocked / "export")
-    assert str(blocked) in str(error.value) and "\n" not in str(error.value)
-    if name != "fuxictr":  # which writes into a folder
-        (tmp_path / "folder").mkdir()
-        with pytest.raises(DataError, match="folder cannot be written"):
-            WRITERS[name](tmp_path / "folder")
-    assert not [p for p in tmp_path.rglob("*") if p.name.startswith(".") or p.name == "export"]
+        export(tmp_path / "file", name)
+    assert str(tmp_path / "file") in str(error.value) and "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.rglob("*")] == ["file"]
 
 
-@pytest.mark.parametrize("name", WRITERS)
-def test_folders_are_made_and_old_files_replaced(name, tmp_path):
-    path = tmp_path / "new" / "folder" / "export"
-    WRITERS[name](path)
-    first = {p: p.read_bytes() for p in path.parent.rglob("*") if p.is_file()}
-    for p in first:
-        p.write_bytes(b"old")
-    WRITERS[name](path)
-    assert first and {p: p.read_bytes() for p in path.parent.rglob("*") if p.is_file()} == first  # equal, to the byte
+def test_folders_are_made_and_old_files_replaced(tmp_path):
+    files = export(tmp_path / "new" / "folder")
+    first = {path: path.read_bytes() for path in (tmp_path / "new").rglob("*") if path.is_file()}
+    assert set(files) == set(first) and len(files) == len(set(files)) == 7
+    for path in first:
+        path.write_bytes(b"old")
+    assert export(tmp_path / "new" / "folder") == files
+    assert {path: path.read_bytes() for path in files} == first  # equal, to the byte
 
 
 # ---------------------------------------------------------------- ONNX
@@ -350,13 +309,6 @@ def test_onnx_runtime_refuses_ids_outside_a_stacked_table_alone(tmp_path):
         session.run(None, {"ids": outside})
 
 
-@pytest.mark.parametrize("fields", [FIELDS[:-1], (*FIELDS, "more"), ("a",) * 6])
-def test_onnx_needs_a_name_for_each_field(fields, tmp_path):
-    with pytest.raises(ValueError, match="the model has 6 fields, expected as many different names"):
-        write_onnx(make_model(), fields, tmp_path / "model.onnx")
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize("package", ["onnx", "onnxscript"])
 def test_onnx_names_the_packages_that_it_lacks(package, tmp_path, monkeypatch):
     real = importlib.util.find_spec
@@ -397,15 +349,25 @@ def test_onnx_export_is_silent_and_other_logs_are_not(tmp_path, monkeypatch, cap
 
 # ---------------------------------------------------------------- vocabularies
 
+def read_again(path) -> list[Vocabulary]:
+    """As the page says to read vocabularies.json."""
+    return [vocabulary_from_dict(record) for record in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def exported(folder, vocabularies) -> list[Vocabulary]:
+    fields, sizes = [v.name for v in vocabularies], [v.cardinality for v in vocabularies]
+    files = export(folder, "deepctr", fields=fields, sizes=sizes, dims=[2] * len(fields), vocabularies=vocabularies)
+    return read_again(files[0])
+
+
 def test_vocabulary_files_encode_alike_here_and_elsewhere(tmp_path):
     columns, fitted = {}, []
     for name, (values, dtype, buckets, _) in COLUMNS.items():
         columns[name] = pd.Series(values, dtype=dtype, name=name)
         fitted.append(fit_vocabulary(columns[name], buckets=buckets))
-    write_vocabularies(fitted, tmp_path / "v.json")
-    again = read_vocabularies(tmp_path / "v.json")
-    assert isinstance(again, tuple) and [v.name for v in again] == list(COLUMNS)
-    entries = json.loads((tmp_path / "v.json").read_bytes())
+    again = exported(tmp_path, fitted)
+    assert [v.name for v in again] == list(COLUMNS)
+    entries = json.loads((tmp_path / "vocabularies.json").read_bytes())
     for old, new, entry in zip(fitted, again, entries, strict=True):
         column = columns[old.name]
         expected = old.encode(column).tolist()
@@ -415,46 +377,14 @@ def test_vocabulary_files_encode_alike_here_and_elsewhere(tmp_path):
 
 def test_a_vocabulary_file_has_a_line_for_each_field(tmp_path):
     odd = Vocabulary("odd\n", np.array(["\u2028", "\n", '"', "\\ud800", "😀"], dtype=object))
-    write_vocabularies([odd, *VOCABULARIES], tmp_path / "v.json")
-    text = (tmp_path / "v.json").read_bytes().decode()
+    again = exported(tmp_path, [odd, *VOCABULARIES])
+    text = (tmp_path / "vocabularies.json").read_bytes().decode()
     assert text.count("\n") == 2 + 1 + len(VOCABULARIES)
-    assert read_vocabularies(tmp_path / "v.json")[0].values.tolist() == odd.values.tolist()
-
-
-def test_a_vocabulary_file_cut_anywhere_is_refused(tmp_path):
-    path = tmp_path / "v.json"
-    write_vocabularies([Vocabulary("ü", np.array(["é", "b"], dtype=object), 3), *make_vocabularies("ab")], path)
-    content = path.read_bytes()
-    for end in range(len(content.rstrip())):
-        path.write_bytes(content[:end])
-        with pytest.raises(DataError, match="v.json is not a file of vocabularies, or damaged") as error:
-            read_vocabularies(path)
-        assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("content", ["{}", "5", "null", "[1]", "[{}]", '{"a": []}', "\x00", '[{"name": "a"}]'])
-def test_other_files_are_refused(content, tmp_path):
-    (tmp_path / "v.json").write_text(content)
-    with pytest.raises(DataError, match="v.json is not a file of vocabularies"):
-        read_vocabularies(tmp_path / "v.json")
-
-
-def test_a_field_twice_in_a_vocabulary_file_is_refused(tmp_path):
-    write_vocabularies(make_vocabularies("ab"), tmp_path / "v.json")
-    path = tmp_path / "v.json"
-    path.write_text(path.read_text().replace('"name": "b"', '"name": "a"'))
-    with pytest.raises(DataError, match="v.json is not a file of vocabularies.*field 'a' has two vocabularies"):
-        read_vocabularies(path)
-
-
-def test_a_vocabulary_file_that_is_not_there_is_named(tmp_path):
-    for path in (tmp_path / "none.json", tmp_path):
-        with pytest.raises(DataError, match=f"{path} cannot be read"):
-            read_vocabularies(path)
+    assert again[0].values.tolist() == odd.values.tolist()
 
 
 def test_a_value_that_json_cannot_hold_leaves_no_file(tmp_path):
-    odd = Vocabulary("odd", np.array([1.0, math.inf]))
+    odd = Vocabulary("odd", np.array([1.0, np.inf]))
     with pytest.raises(DataError, match="field 'odd': JSON cannot hold its value inf"):
-        write_vocabularies([*VOCABULARIES, odd], tmp_path / "v.json")
+        exported(tmp_path, [*VOCABULARIES, odd])
     assert list(tmp_path.iterdir()) == []

@@ -265,8 +265,8 @@ def one_of_two(monkeypatch):
 
 
 @pytest.mark.parametrize("error", [
-    RuntimeError("[pair.cc:5] Connection closed by peer [10.0.0.2]:123\nmore"), torch.distributed.DistBackendError("NCCL"),
-    torch.distributed.DistStoreError("Socket Timeout"), RuntimeError("[gloo] Timed out waiting 3000ms for recv"),
+    RuntimeError("[gloo/transport/tcp/pair.cc:5] Connection closed by peer [10.0.0.2]:123\nmore"), torch.distributed.DistBackendError("NCCL"),
+    torch.distributed.DistStoreError("Socket Timeout"), RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 3000ms for recv"),
 ])
 def test_what_breaks_says_what_to_do_and_what_it_was(error, one_of_two):
     with pytest.raises(ProcessLost) as raised, torchrun():
@@ -288,7 +288,10 @@ def test_sigterm_becomes_an_error_and_is_ignored_after_it(one_of_two):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-@pytest.mark.parametrize("error", [ValueError("batch_size"), KeyError("x"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [
+    ValueError("batch_size"), KeyError("x"), KeyboardInterrupt(), torch.cuda.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("mat1 and mat2 shapes cannot be multiplied (60x16 and 8x1)"),  # a mistake in a network
+])
 def test_errors_that_are_no_failure_of_a_call_go_through(error, one_of_two):
     with pytest.raises(type(error)) as raised, torchrun():
         raise error

@@ -54,14 +54,11 @@ class Candidates:
 
     def places(self, dims: Sequence[int]) -> list[int]:
         """Which candidate each field's dimension in `dims` [M] is; ValueError if one is none, or they are not M."""
-        if len(dims) != len(self.allowed):
-            raise ValueError(f"{len(dims)} dims for {len(self.allowed)} fields")
-        wrong = [(m, d) for m, d in enumerate(dims) if d not in self.dims]
-        if wrong:
-            raise ValueError(f"field {wrong[0][0]}: dimension {wrong[0][1]} is none of the candidates {self.dims}")
+        if len(dims) != len(self.allowed) or not set(dims) <= set(self.dims):
+            raise ValueError(f"{dims}: expected {len(self.allowed)} of the candidates {self.dims}, one a field")
         return [self.dims.index(d) for d in dims]
 
-# %% ../../nbs/method/00_lookup.ipynb #be1dc25b
+
 def uniform_candidates(n_fields: int, dims: Sequence[int] = (2, 4, 6, 8, 10)) -> Candidates:
     """The paper's choice (Section III-B): every one of `n_fields` fields may take every dimension of `dims`."""
     return Candidates(tuple(dims), (tuple(dims),) * n_fields)
@@ -71,7 +68,7 @@ def block_starts(sizes: Sequence[int]) -> list[int]:
     """Where each block begins when blocks of these sizes are laid end to end: 0, s_1, s_1 + s_2, ..."""
     return [0, *accumulate(sizes)][:-1]
 
-# %% ../../nbs/method/00_lookup.ipynb #3571b164
+
 class StackedTable(nn.Embedding):
     """The tables of the fields of one width, one below the other; field `fields[k]` begins at row `offsets[k]`."""
 
@@ -86,14 +83,9 @@ class FieldEmbedding(nn.Module):
     """Look up every field in tables of its own dimension; fields of equal width share one stacked table.
 
     Args:
-        cardinalities: rows of each field's table [M].
-        dims: embedding dimension of each field [M].
+        cardinalities, dims: rows and dimension of each field's table [M].
         std: of the normal distribution that they start from.
-        tables_per_field: each field has so many tables of its dimension, side by side, digit by digit: first digit 1
-            of each, then digit 2 of each.
-
-    Raises:
-        ValueError: they are not of equal number, or a dimension is no positive whole number.
+        tables_per_field: so many of its dimension a field, side by side: digit 1 of each, then digit 2 of each.
 
     Example: `FieldEmbedding([3, 5], [2, 4])` maps ids [B, 2] to [B, 6], columns in the order of the fields.
     """
@@ -102,11 +94,9 @@ class FieldEmbedding(nn.Module):
         self, cardinalities: Sequence[int], dims: Sequence[int], std: float = 0.01, tables_per_field: int = 1
     ) -> None:
         super().__init__()
-        if len(cardinalities) != len(dims):
-            raise ValueError(f"{len(cardinalities)} cardinalities but {len(dims)} dimensions")
-        wrong = [(m, d) for m, d in enumerate(dims) if not isinstance(d, Integral) or d < 1]
-        if wrong:
-            raise ValueError(f"field {wrong[0][0]}: dimension {wrong[0][1]!r}, expected a whole number of 1 or more")
+        for m, (_, d) in enumerate(zip(cardinalities, dims, strict=True)):
+            if not isinstance(d, Integral) or d < 1:
+                raise ValueError(f"field {m}: dimension {d!r}, expected a whole number of 1 or more")
         self.dims, self.tables_per_field, self.tables = tuple(dims), tables_per_field, nn.ModuleList()
         widths = [d * tables_per_field for d in dims]
         starts, columns = block_starts(widths), []  # columns: where each looked-up column belongs
@@ -129,13 +119,7 @@ SAVED_AT_LEAST = 2**20  # numbers not to be normalised, for which finding the di
 
 
 class Lookup(nn.Module):
-    """Look up the candidates of all fields as one block [B, M, S]; candidate n is `block[..., columns[n]]`.
-
-    Args:
-        cardinalities: rows of each field's table [M].
-        candidates: the candidate dimensions.
-        columns: the range of each candidate in the block [N].
-    """
+    """Look up the candidates of all fields as one block [B, M, S]; candidate n is `block[..., columns[n]]`."""
 
     def __init__(self, cardinalities: Sequence[int], candidates: Candidates, columns: Sequence[slice]) -> None:
         super().__init__()
@@ -143,10 +127,8 @@ class Lookup(nn.Module):
             raise ValueError(f"{len(cardinalities)} fields, but candidates for {len(candidates.allowed)}")
         self.candidates, self.columns = candidates, tuple(columns)
         self.n_columns = max(c.stop for c in columns)
-        owned = [
-            sorted({s for d in dims for s in range(self.n_columns)[columns[candidates.dims.index(d)]]})
-            for dims in candidates.allowed
-        ]
+        owned = [sorted({s for d in dims for s in range(self.n_columns)[columns[candidates.dims.index(d)]]})
+                 for dims in candidates.allowed]
         self.embedding = FieldEmbedding(cardinalities, [len(s) for s in owned])
         self.full = all(len(s) == self.n_columns for s in owned)
         place = torch.full((len(owned), self.n_columns), -1)  # -1: the zero appended below

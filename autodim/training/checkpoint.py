@@ -47,12 +47,7 @@ def key_of(*settings: object) -> str:
 
 
 class FileCheckpoint:
-    """A `Checkpoint` in a file, written whole or not at all.
-
-    Args:
-        path: the file; made with its folder at the first save.
-        key: only a state saved under this key is loaded.
-    """
+    """A `Checkpoint` in a file, written whole or not at all; only a state saved under the same key is loaded."""
 
     def __init__(self, path: str | Path, key: str) -> None:
         self.path, self.key = Path(path), key
@@ -62,11 +57,10 @@ class FileCheckpoint:
         if not self.path.is_file():
             return None
         try:
-            with self.path.open("rb") as file:
-                head = json.loads(file.readline())
-                if head["key"] != self.key:
-                    return None
-                content = file.read()
+            first, content = self.path.read_bytes().split(b"\n", 1)
+            head = json.loads(first)
+            if head["key"] != self.key:
+                return None
             if hashlib.sha256(content).hexdigest() != head["sha256"]:
                 raise ValueError("its checksum is another")
             return torch.load(io.BytesIO(content), weights_only=True)

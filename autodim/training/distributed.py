@@ -41,10 +41,7 @@ class ProcessMean(torch.autograd.Function):
 # %% ../../nbs/training/01_distributed.ipynb #70d8b67a
 @dataclass(frozen=True)
 class Processes:
-    """One of `size` processes that train one model together, the number `rank` of them, counted from 0.
-
-    More than one talk through `torch.distributed`, which `torchrun` sets up.
-    """
+    """Number `rank`, from 0, of `size` processes that train one model; `torchrun` lets them meet."""
 
     rank: int = 0
     size: int = 1
@@ -56,11 +53,7 @@ class Processes:
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     def share(self, batch: Part) -> Part:
-        """This process's rows of a batch that all processes have.
-
-        Raises:
-            ValueError: the batch cannot be cut into shares of equal size.
-        """
+        """This process's rows of a batch that all processes have; ValueError if there are no shares of equal size."""
         n = len(batch.labels)
         if n % self.size:
             raise ValueError(f"a batch of {n} rows has no equal shares for {self.size} processes: choose a batch_size "
@@ -94,11 +87,7 @@ class Processes:
 
 # %% ../../nbs/training/01_distributed.ipynb #e5810e36
 def parallel(model: nn.Module, processes: Processes, local: Sequence[nn.Parameter] = ()) -> nn.Module:
-    """The model, called alike; `backward` through it leaves mean gradients over the processes, but own ones in `local`.
-
-    Raises:
-        ValueError: gradients of tables are sparse, and the processes are on GPUs.
-    """
+    """The model, called alike; `backward` leaves mean gradients over the processes, but own ones in `local`."""
     if processes.size == 1:
         return model
     if torch.distributed.get_backend() == "nccl" and any(getattr(m, "sparse", False) for m in model.modules()):
@@ -123,14 +112,14 @@ def check_agreement(processes: Processes, values: Mapping[str, object]) -> None:
                     raise ValueError(f"{name}: {other[name]!r} in process {rank}, {value!r} in process 0; give all "
                                      "processes the same data, the same settings and one folder for checkpoints")
 
-# %% ../../nbs/training/01_distributed.ipynb #ceb298ce
+# %% ../../nbs/training/01_distributed.ipynb #c381475e
 WAY_OUT = "start the same command again: it goes on from the last checkpoint"
 
 
 class ProcessLost(RuntimeError):
-    """This one of several processes ends, since another is gone or a call within has failed."""
+    """This one of several processes ends, since another is gone."""
 
-# %% ../../nbs/training/01_distributed.ipynb #c381475e
+
 @contextmanager
 def torchrun(device: str = "cpu", timeout: timedelta = timedelta(minutes=10)) -> Iterator[Processes]:
     """The processes that `torchrun` started, for a `Runtime`; else this one alone. To be called in the main thread.
@@ -140,8 +129,8 @@ def torchrun(device: str = "cpu", timeout: timedelta = timedelta(minutes=10)) ->
         timeout: how long to wait for a process that does not answer, before it counts as lost.
 
     Raises:
-        ProcessLost: SIGTERM came, or a RuntimeError, as from a connection that broke; a checkpoint is as it was after
-            the last epoch.
+        ProcessLost: SIGTERM came, or `torch.distributed` failed; a checkpoint is as it was after the last epoch. Every
+            other error passes as it is.
         ValueError: there are more processes than GPUs.
     """
     size = int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
@@ -149,26 +138,24 @@ def torchrun(device: str = "cpu", timeout: timedelta = timedelta(minutes=10)) ->
         yield Processes()
         return
     processes, local = Processes(int(os.environ["RANK"]), size), int(os.environ["LOCAL_RANK"])
-    name, gpu, clean = f"process {processes.rank} of {size}", torch.device("cuda", local), False
+    name, group, clean = f"process {processes.rank} of {size}", {"backend": "gloo"}, False
     if device == "cuda":
         if local >= torch.cuda.device_count():
             raise ValueError(f"{name} has no GPU, there are {torch.cuda.device_count()}: one process for each GPU")
-        torch.cuda.set_device(gpu)
+        torch.cuda.set_device(local)
+        group = {"backend": "nccl", "device_id": torch.device("cuda", local)}
 
     def end(number: int, frame: object) -> None:
         raise ProcessLost(f"{name} was told to end, as all are when one is lost; {WAY_OUT}")
 
     after = signal.signal(signal.SIGTERM, end)
     try:
-        if device == "cuda":
-            torch.distributed.init_process_group("nccl", timeout=timeout, device_id=gpu)
-        else:
-            torch.distributed.init_process_group("gloo", timeout=timeout)
+        torch.distributed.init_process_group(timeout=timeout, **group)
         yield processes
         clean = True
-    except ProcessLost:
-        raise
     except RuntimeError as error:
+        if not isinstance(error, torch.distributed.DistError) and "gloo/" not in str(error):  # gloo has no own type
+            raise
         reason = str(error).split("\n")[0].split(". ")[0]
         raise ProcessLost(f"{name} ends ({reason}); if another one was lost, {WAY_OUT}") from error
     finally:

@@ -13,18 +13,12 @@ import torch.nn as nn
 
 # %% ../../nbs/training/03_optimizer.ipynb #ffadb64a
 class Adam:
-    """Adam on a model's weights, fused; if `sparse`, an embedding table's row moves only with a batch that has it.
-
-    Args:
-        model: its `nn.Embedding`s are set to give sparse gradients, or dense ones.
-        weights: what to move.
-        lr: learning rate.
-    """
+    """Adam on some of a model's weights, fused; if `sparse`, an embedding's row moves only with a batch that has it."""
 
     def __init__(self, model: nn.Module, weights: Iterable[nn.Parameter], lr: float, sparse: bool = False) -> None:
         tables = [m for m in model.modules() if isinstance(m, nn.Embedding)]
         for table in tables:
-            table.sparse = sparse
+            table.sparse = sparse  # what its gradients are
         lazy = {id(table.weight) for table in tables if sparse}
         dense, rows = [], []
         for w in weights:
