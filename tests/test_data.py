@@ -206,23 +206,23 @@ def test_a_value_that_json_cannot_hold_is_named(value):
 
 
 @pytest.mark.parametrize("change,message", [
-    ({"missing_id": 2}, "missing_id 2, expected 0 or 3"),
+    ({"missing_id": 2}, "'f': not as it was written"),
     ({"missing_id": None}, "'f': not as it was written"),
-    ({"rule": "log"}, "rule 'log', expected 'values', 'criteo' or 'quantiles'"),
-    ({"dtype": "int64", "values": [1, 1.5]}, "'f': its values are not of dtype int64"),
+    ({"rule": "log"}, "'f': not as it was written"),
+    ({"dtype": "int64", "values": [1, 1.5]}, "'f': not as it was written"),
     ({"dtype": "int64"}, "'f': not as it was written"),
     ({"dtype": "int8", "values": [1, 300]}, "'f': not as it was written"),
     ({"dtype": "no type"}, "'f': not as it was written"),
-    ({"values": ["a", "a"]}, "a value can have only one id"),
+    ({"values": ["a", "a"]}, "'f': not as it was written"),
     ({"values": ["a", None]}, "JSON cannot hold its value None"),
     ({"values": ["a", ["b"]]}, "JSON cannot hold its value"),
-    ({"values": "ab"}, "not as it was written|not of dtype"),
-    ({"values": None}, "not as it was written|not of dtype"),
-    ({"edges": [2.0, 1.0]}, "edges must increase"),
-    ({"edges": [math.nan]}, "edges"),
+    ({"values": "ab"}, "'f': not as it was written"),
+    ({"values": None}, "'f': not as it was written"),
+    ({"edges": [2.0, 1.0]}, "'f': not as it was written"),
+    ({"edges": [math.nan]}, "'f': not as it was written"),
     ({"edges": ["a"]}, "'f': not as it was written"),
     ({"edges": None}, "'f': not as it was written"),
-    ({"name": 5}, "of a named field"),
+    ({"name": 5}, "vocabulary of 5: not as it was written"),
     ({"more": 1}, "a vocabulary has the keys name, rule, edges, dtype, values, missing_id; found .*'more'"),
 ])
 def test_a_damaged_vocabulary_is_refused_in_one_line(change, message):
@@ -367,8 +367,10 @@ def test_counted_values_equal_repeated_ones(seed):
     values, counts = rng.permutation(50)[:20] / 4 - 3, rng.integers(0, 6, 20)
     values[rng.integers(20)] = np.nan
     repeated = np.repeat(values, counts)
+    known = repeated[~np.isnan(repeated)]
     for q in (2, 3, 7, 20):
-        assert quantile_edges(values, q, counts) == quantile_edges(repeated, q)
+        edges = np.unique(np.quantile(known, np.arange(1, q) / q))
+        assert quantile_edges(values, q, counts) == quantile_edges(repeated, q) == tuple(edges[edges > known.min()])
     for buckets in (None, "criteo", 5):
         one = fit_vocabulary(pd.Series(values, name="x"), 3, buckets, counts)
         other = fit_vocabulary(pd.Series(repeated, name="x"), 3, buckets)

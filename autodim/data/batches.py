@@ -24,7 +24,7 @@ class Part(NamedTuple):
     ids: torch.Tensor  # int32 [n, M]
     labels: torch.Tensor  # float32 [n]
 
-# %% ../../nbs/data/03_batches.ipynb #6aed3179
+
 class DiskPart(NamedTuple):
     """Rows of one part, mapped from files."""
 
@@ -33,7 +33,7 @@ class DiskPart(NamedTuple):
     block: int = 1024  # consecutive rows that are read together
     buffer: int = 256  # blocks that are shuffled among each other in memory
 
-# %% ../../nbs/data/03_batches.ipynb #718b9119
+
 @dataclass(frozen=True, eq=False)
 class Data:
     """An encoded dataset: a vocabulary for each of the M fields, three parts, and a fingerprint of all that."""
@@ -103,7 +103,7 @@ def disk_batches(part: DiskPart, batch_size: int, generator: torch.Generator, dr
     if len(rest.labels) and not drop_last:
         yield rest
 
-# %% ../../nbs/data/03_batches.ipynb #fa0ab9b4
+
 def batches(
     part: Part | DiskPart, batch_size: int, generator: torch.Generator | None = None, drop_last: bool = False
 ) -> Iterator[Part]:
@@ -120,12 +120,11 @@ def batches(
         yield from disk_batches(part, batch_size, generator, drop_last)
         return
     n = len(part.labels)
-    stop = n - n % batch_size if drop_last else n
     if generator is not None:
         order = torch.randperm(n, generator=generator, device=generator.device).to(part.labels.device)
-    for start in range(0, stop, batch_size):
+    for start in range(0, n - n % batch_size if drop_last else n, batch_size):
+        rows = slice(start, start + batch_size)
         if generator is None:
-            yield Part(part.ids[start : start + batch_size], part.labels[start : start + batch_size])
+            yield Part(part.ids[rows], part.labels[rows])
         else:
-            rows = order[start : start + batch_size]
-            yield Part(part.ids.index_select(0, rows), part.labels.index_select(0, rows))
+            yield Part(part.ids.index_select(0, order[rows]), part.labels.index_select(0, order[rows]))

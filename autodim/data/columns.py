@@ -11,6 +11,7 @@ __all__ = ['BUCKETS', 'PANDAS_KINDS', 'MISSING', 'TRUTHS', 'POLARS_KINDS', 'ARRO
 # %% ../../nbs/data/05_columns.ipynb #d8a1ca3a
 import io
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -39,20 +40,15 @@ class Rule(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What is known of a column when its distinct values have been counted.
+    """What is known of a column when its distinct values have been counted."""
 
-    Args:
-        kind: see `Rule`. fractions: whether its values are numbers that are not all whole.
-        rows, known, distinct: how many rows there are, rows with a value, and distinct values.
-    """
-
-    kind: str
-    fractions: bool
+    kind: str  # see `Rule`
+    fractions: bool  # whether its values are numbers that are not all whole
     rows: int
-    known: int
-    distinct: int
+    known: int  # rows with a value
+    distinct: int  # values
 
-# %% ../../nbs/data/05_columns.ipynb #c1a9e5d3
+
 BUCKETS = 20  # quantile buckets of a numerical column
 
 
@@ -60,8 +56,7 @@ def judge(facts: Facts, buckets: Buckets = None, named: bool = False) -> tuple[R
     """What becomes of a column, and why it is left out ("": it is not).
 
     Args:
-        buckets: of the option `numerical`, if it names the column.
-        named: whether the option `categorical` names it.
+        buckets: of the option `numerical`, if it names the column. named: whether the option `categorical` names it.
     """
     if named:
         return Rule("text" if facts.kind == "time" else facts.kind), ""
@@ -102,18 +97,14 @@ def check_values(column: pd.Series) -> None:
 
 
 def facts_of_column(column: pd.Series) -> Facts:
-    """The facts of a column of a frame.
-
-    Raises:
-        DataError: it holds lists or infinity; the message has the first such row.
-    """
+    """The facts of a column of a frame; a DataError has the first row that holds a list or infinity."""
     check_values(column)
     known, kind, fractions = column.dropna(), kind_of(column), False
     if kind == "number":
         infinite = np.flatnonzero(np.isinf(column.to_numpy(np.float64, na_value=np.nan)))
         if len(infinite):
-            found = f"column {column.name!r} row {infinite[0]}: {column.iloc[infinite[0]]}"
-            raise DataError(f"{found} is not a number that can be kept (in {len(infinite):,} rows); make it missing")
+            raise DataError(f"column {column.name!r} row {infinite[0]}: {column.iloc[infinite[0]]} is not a number "
+                            f"that can be kept (in {len(infinite):,} rows); make it missing")
         fractions = bool((known.to_numpy(np.float64) % 1 != 0).any())
     return Facts(kind, fractions, len(column), len(known), known.nunique())
 
@@ -143,11 +134,7 @@ def as_kind(values: pl.Series, kind: str) -> pl.Series:
 
 
 def typed(name: str, values: pl.Series, rule: Rule) -> pd.Series:
-    """Distinct values and, at the end, the missing one, as pandas has them [D + 1].
-
-    Raises:
-        DataError: a value is not of the rule's kind.
-    """
+    """Distinct values and, at the end, the missing one, as pandas has them [D + 1]; each must be of the rule's kind."""
     made = as_kind(values, rule.kind)
     wrong = values.filter(made.is_null() & values.is_not_null())
     if len(wrong):
@@ -178,11 +165,12 @@ def kind_of_texts(values: pl.Series) -> str:
     return "text" if odd else kind
 
 
-def facts_of_texts(values: pl.Series, kind: str, rows: int, known: int) -> Facts:
-    """The facts of a column of files, by its distinct texts [D] and their kind."""
+def facts_of_texts(values: pl.Series, kind: str, counts: np.ndarray) -> Facts:
+    """The facts of a column of files, by its distinct texts [D], their kind, and rows of each and of none [D + 1]."""
     made = as_kind(values, kind).drop_nulls()
     fractions = kind == "number" and bool((made % 1 != 0).any())
-    return Facts(kind, fractions, rows, known, len(values) if kind == "text" else made.n_unique())
+    distinct, rows = len(values) if kind == "text" else made.n_unique(), int(np.sum(counts))
+    return Facts(kind, fractions, rows, rows - int(counts[-1]), distinct)
 
 # %% ../../nbs/data/05_columns.ipynb #2a71f8e8
 @dataclass(frozen=True)
@@ -204,19 +192,12 @@ class ColumnOptions:
 
 @dataclass(frozen=True)
 class Schema:
-    """Which columns of a table are fields, how each is encoded, and what was left out.
-
-    Args:
-        label: the label's column.
-        fields: names of the M fields, in the order of the table.
-        buckets: for numerical fields, the rule by which they are cut; see `fit_vocabulary`.
-        left_out: column to reason.
-    """
+    """Which columns of a table are fields, how each is encoded, and what was left out."""
 
     label: str
-    fields: tuple[str, ...]
-    buckets: Mapping[str, Buckets]
-    left_out: Mapping[str, str]
+    fields: tuple[str, ...]  # names of the M fields, in the order of the table
+    buckets: Mapping[str, Buckets]  # for numerical fields, the rule by which they are cut; see `fit_vocabulary`
+    left_out: Mapping[str, str]  # column to reason
 
 
 def schema_from_dict(d: Mapping[str, object]) -> Schema:
@@ -226,13 +207,13 @@ def schema_from_dict(d: Mapping[str, object]) -> Schema:
 # %% ../../nbs/data/05_columns.ipynb #343b634a
 def check_names(names: Sequence[str], options: Mapping[str, Iterable[str]]) -> None:
     """Raises DataError if a column is there twice, or if one that an option names is not there."""
-    twice = [name for k, name in enumerate(names) if name in names[:k]] if len(set(names)) < len(names) else []
-    if twice:
-        raise DataError(f"column {twice[0]!r} is there twice; rename one")
+    there = Counter(names)
+    if len(there) < len(names):
+        raise DataError(f"column {there.most_common(1)[0][0]!r} is there twice; rename one")
     for option, columns in options.items():
         if isinstance(columns, str):
             raise ValueError(f"{option}: {columns!r} is text, expected a list of columns, such as [{columns!r}]")
-        missing = [name for name in columns if name not in names]
+        missing = [name for name in columns if name not in there]
         if missing:
             raise DataError(f"{option}: column {missing[0]!r} is not in the table; it has {', '.join(map(str, names))}")
 
@@ -245,10 +226,10 @@ def check_options(names: Sequence[str], label: str, options: ColumnOptions) -> N
     named = {"label": [label], "categorical": options.categorical, "numerical": numerical, "exclude": options.exclude}
     check_names(names, named)
     seen: dict[str, str] = {}
-    for option, name in ((option, name) for option, columns in named.items() for name in dict.fromkeys(columns)):
-        if name in seen:
-            raise ValueError(f"column {name!r} is named by {seen[name]} and by {option}; name it in one of them")
-        seen[name] = option
+    for option, columns in named.items():
+        for name in columns:
+            if seen.setdefault(name, option) != option:
+                raise ValueError(f"column {name!r} is named by {seen[name]} and by {option}; name it in one of them")
     for name, rule in numerical.items():
         if rule != "criteo" and (not isinstance(rule, Integral) or isinstance(rule, bool) or rule < 1):
             raise ValueError(f"numerical: column {name!r} has the rule {rule!r}, expected 'criteo' or a number "
@@ -262,10 +243,8 @@ def recognise(
 
     Args:
         facts: of a column, by its name.
-
     Raises:
-        DataError: a named column is not there, one is there twice, or no field is left.
-        ValueError: an option is not as described, or contradicts another.
+        DataError: see `check_options`, or no field is left.
     """
     check_options(names, label, options)
     numerical = options.numerical or {}
@@ -283,11 +262,7 @@ def recognise(
 
 
 def recognise_frame(frame: pd.DataFrame, label: str, options: ColumnOptions) -> tuple[Schema, dict[str, Rule]]:
-    """`recognise` for a frame.
-
-    Raises:
-        DataError: also if the frame has no rows, a name that is no text, or text or infinity where numbers are cut.
-    """
+    """`recognise` for a frame, which must have rows, names that are text, and numbers where numbers are to be cut."""
     names = list(frame.columns)
     odd = [name for name in names if not isinstance(name, str)]
     if odd:
@@ -337,13 +312,10 @@ def classes_from_list(classes: Sequence[object]) -> np.ndarray:
     """What the labels 0 and 1 stand for [2], from a list; texts stay texts of any length."""
     return np.array(classes, dtype=object if isinstance(classes[0], str) else None)
 
-# %% ../../nbs/data/05_columns.ipynb #4363599b
+
 def time_ranks(values: pd.Series, kind: str) -> np.ndarray:
     """The rank of each time, of rows or of distinct values, among all distinct ones: int [n], -1 if it is missing.
-
-    Raises:
-        DataError: it is text, which would be sorted by its letters, or the same throughout.
-    """
+    A DataError refuses text, which would be sorted by its letters, and one time throughout."""
     name, known = values.name, values.dropna()
     if kind not in ("date", "time", "whole", "number"):
         raise DataError(f"time {name!r} row 0: {values.astype(object).iloc[0]!r}, expected dates or numbers; convert "

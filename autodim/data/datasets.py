@@ -34,19 +34,13 @@ from .split import ScatteredSplit, chronological_split, random_split
 # %% ../../nbs/data/08_datasets.ipynb #4aea6ee4
 @dataclass(frozen=True)
 class PlantedField:
-    """A field of the planted data: its number of values and how they act on the logit.
-
-    Args:
-        main: standard deviation of the main effect's contribution.
-        rank, pair: rank of its interaction, and the letter that it shares with its partner.
-        tail: values are drawn with probability proportional to 1 / (rank of value)^tail; 0 is uniform.
-    """
+    """A field of the planted data: its number of values and how they act on the logit."""
 
     size: int
-    main: float = 0.0
-    rank: int = 0
-    pair: str = ""
-    tail: float = 0.0
+    main: float = 0.0  # standard deviation of the main effect's contribution
+    rank: int = 0  # of its interaction
+    pair: str = ""  # the letter that it shares with its partner
+    tail: float = 0.0  # values are drawn with probability proportional to 1 / (rank of value)^tail; 0 is uniform
 
 
 PLANTED = {
@@ -254,20 +248,14 @@ def movielens_1m(
 
 # %% ../../nbs/data/08_datasets.ipynb #47917772
 class ClickLog(NamedTuple):
-    """A public click log.
+    """A public click log."""
 
-    Args:
-        files: names below the data directory, the first that is there is taken. layout: how they are written.
-        label: its column. rules: of the fields.
-        rows: in the whole file, as its owner published it. get: where and how.
-    """
-
-    files: tuple[str, ...]
+    files: tuple[str, ...]  # names below the data directory; the first that is there is taken
     layout: Layout
     label: str
-    rules: Mapping[str, Rule]
-    rows: int
-    get: str
+    rules: Mapping[str, Rule]  # of the fields
+    rows: int  # in the whole file, as its owner published it
+    get: str  # where and how
 
 
 AVAZU = ("hour", "C1", "banner_pos", "site_id", "site_domain", "site_category", "app_id", "app_domain", "app_category",
@@ -307,11 +295,7 @@ def load_click_log(
     dataset: str, seed: int, drop_fields: Sequence[str], min_count: int, data_dir: str | Path | None,
     fractions: Sequence[float],
 ) -> Data:  # fmt: skip
-    """A click log as Section III-A has it, with as many negatives as positives; prepared once, in the cache.
-
-    Raises:
-        DataError: the file is missing, cannot be read whole, or has another number of rows than its owner published.
-    """
+    """A click log as Section III-A has it, with as many negatives as positives; prepared once, in the cache."""
     path, log = find_log(dataset, data_dir), CLICK_LOGS[dataset]
     check_drop(drop_fields, tuple(log.rules))
     rules = {name: rule for name, rule in log.rules.items() if name not in drop_fields}

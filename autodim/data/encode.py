@@ -19,11 +19,7 @@ from .vocabulary import Buckets, fit_vocabulary
 
 # %% ../../nbs/data/04_encode.ipynb #658c0bbf
 def check_labels(column: pd.Series, parts: Split) -> np.ndarray:
-    """The label column as float32 [n]; each part must hold both classes, or its AUC would be undefined.
-
-    Raises:
-        DataError: a label is missing or not 0 or 1, or all labels of the table or of a part are equal.
-    """
+    """The label column as float32 [n]; each is 0 or 1, and no part lacks a class: its AUC would be undefined."""
     bad = np.flatnonzero(~column.isin([0, 1]).to_numpy())
     if len(bad):
         value = column.astype(object).iloc[bad[0]]
@@ -32,8 +28,7 @@ def check_labels(column: pd.Series, parts: Split) -> np.ndarray:
     labels = column.to_numpy(dtype=np.float32)
     for name, rows in (("table", slice(None)), *parts._asdict().items()):
         if labels[rows].min() == labels[rows].max():
-            value = f"{labels[rows][0]:.0f}"
-            raise DataError(f"label {column.name!r}: all of the {name} are {value}, nothing to learn")
+            raise DataError(f"label {column.name!r}: all of the {name} are {labels[rows][0]:.0f}, nothing to learn")
     return labels
 
 # %% ../../nbs/data/04_encode.ipynb #9ef34725

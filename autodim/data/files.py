@@ -9,7 +9,7 @@ __all__ = ['DataError', 'find_root', 'data_folder', 'cache_folder', 'write_bytes
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from filelock import FileLock
 class DataError(ValueError):
     """Bad data. The message names the file or column, the line or row, what was expected, and the way out."""
 
-# %% ../../nbs/data/00_files.ipynb #b6faf699
+
 def find_root() -> Path:
     """The repository's root: the nearest folder from here upwards with a settings.ini, else the current one."""
     here = Path.cwd()
@@ -37,11 +37,7 @@ def cache_folder() -> Path:
 
 # %% ../../nbs/data/00_files.ipynb #782cfffa
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file, atomically; its folder is made.
-
-    Raises:
-        DataError: it cannot be written (no permission, a full disk); nothing is left behind.
-    """
+    """Write a file, atomically; its folder is made. A DataError says why it cannot be; nothing is left behind then."""
     path = Path(path)
     scratch = path.parent / f".{path.name}.{os.getpid()}-{threading.get_ident()}.part"
     try:
@@ -70,10 +66,8 @@ def json_value(value: object) -> object:
 def folder_lock(folder: Path) -> Iterator[None]:
     """No other process or thread is in here with this folder, where the file system knows locks."""
     lock = FileLock(folder / ".lock", thread_local=False)
-    try:
+    with suppress(NotImplementedError):
         lock.acquire()
-    except NotImplementedError:
-        pass
     try:
         yield
     finally:

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'Split', 'split_of', 'check_fractions', 'consecutive_parts', 'random_split', 'chronological_split',
-           'SplitOptions', 'check_shares', 'stratified_parts', 'parts_of_rows', 'row_draws', 'keep_chance',
-           'ScatteredSplit']
+           'SplitOptions', 'parts_of_rows', 'row_draws', 'keep_chance', 'ScatteredSplit']
 
 # %% ../../nbs/data/02_split.ipynb #3ac4a1b4
 from collections.abc import Sequence
@@ -46,13 +45,13 @@ def consecutive_parts(order: np.ndarray, fractions: Sequence[float]) -> list[np.
         raise DataError(f"{len(order)} rows are too few to be split into fractions {tuple(fractions)}")
     return parts
 
-# %% ../../nbs/data/02_split.ipynb #ff576f52
+
 def random_split(n: int, seed: int, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> Split:
     """Each of `n` rows falls into one part at random (Section III-A: 10 % for the test); parts are sorted."""
     order = np.random.default_rng(seed).permutation(n)
     return Split(*(np.sort(part) for part in consecutive_parts(order, fractions)))
 
-# %% ../../nbs/data/02_split.ipynb #544bf435
+
 def chronological_split(times: np.ndarray, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> Split:
     """The oldest rows train, the newest test; rows of equal time keep the order of the table, also at a cut.
 
@@ -72,7 +71,7 @@ class SplitOptions:
 
     Args:
         time: the oldest rows train and the newest test, by this column; None: at random, stratified by label.
-        validation, test: shares of the rows.
+        validation, test: shares of the rows, positive, which leave rows to train.
         seed: of the random split.
     """
 
@@ -81,25 +80,30 @@ class SplitOptions:
     test: float = 0.1
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not (self.validation > 0 and self.test > 0 and self.validation + self.test < 1):
+            raise ValueError(f"validation={self.validation}, test={self.test}: expected two positive shares that leave "
+                             "rows to train")
 
-def check_shares(options: SplitOptions) -> None:
-    """Raises ValueError unless the shares are positive and leave rows to train."""
-    validation, test = options.validation, options.test
-    if not (validation > 0 and test > 0 and validation + test < 1):
-        raise ValueError(f"validation={validation}, test={test}: expected two positive shares that leave rows to train")
 
-# %% ../../nbs/data/02_split.ipynb #6862fe5e
-def stratified_parts(labels: np.ndarray, options: SplitOptions) -> np.ndarray:
-    """The part of each row at random, with the same share of positives in each part, as near as whole rows allow.
+def parts_of_rows(labels: np.ndarray, options: SplitOptions, times: np.ndarray | None = None) -> np.ndarray:
+    """The part of each row of a user's table: by its time where there is one, else at random, with the same share of
+    positives in each part, as near as whole rows allow.
 
     Args:
-        labels: 0 or 1 [n].
+        labels: 0 or 1 [n]. times: numbers [n] that grow with time, as the rank of each row's date; None: at random.
     Returns:
         int8 [n]: 0 training, 1 validation, 2 test.
     Raises:
-        DataError: a class has too few rows to have one in each part.
+        DataError: at random, a class has too few rows to have one in each part.
     """
-    rng, parts = np.random.default_rng(options.seed), np.zeros(len(labels), dtype=np.int8)
+    parts = np.zeros(len(labels), dtype=np.int8)
+    if times is not None:
+        shares = (1 - options.validation - options.test, options.validation, options.test)
+        for k, rows in enumerate(chronological_split(times, shares)):
+            parts[rows] = k
+        return parts
+    rng = np.random.default_rng(options.seed)
     for value in (0, 1):
         rows = rng.permutation(np.flatnonzero(labels == value).astype(np.int32))
         if len(rows) < 3:
@@ -110,22 +114,6 @@ def stratified_parts(labels: np.ndarray, options: SplitOptions) -> np.ndarray:
             n_val = n_test = 1
         parts[rows[len(rows) - n_val - n_test : len(rows) - n_test]] = 1
         parts[rows[len(rows) - n_test :]] = 2
-    return parts
-
-
-def parts_of_rows(labels: np.ndarray, options: SplitOptions, times: np.ndarray | None = None) -> np.ndarray:
-    """The part of each row of a user's table: by its time where there is one, else at random; see `stratified_parts`.
-
-    Args:
-        times: numbers [n] that grow with time, such as the rank of each row's date; None: at random.
-    """
-    check_shares(options)
-    if times is None:
-        return stratified_parts(labels, options)
-    shares = (1 - options.validation - options.test, options.validation, options.test)
-    parts = np.empty(len(labels), dtype=np.int8)
-    for k, rows in enumerate(chronological_split(times, shares)):
-        parts[rows] = k
     return parts
 
 # %% ../../nbs/data/02_split.ipynb #65f72254
@@ -141,11 +129,7 @@ def row_draws(seed: int, start: int, n: int) -> np.ndarray:
 
 # %% ../../nbs/data/02_split.ipynb #20d66948
 def keep_chance(positives: int, negatives: int, positive_rate: float) -> float:
-    """With what chance a negative stays so that `positive_rate` of the rows are positive (Section III-A: 50 %).
-
-    Raises:
-        DataError: the positives are more frequent than that already.
-    """
+    """The chance to stay of a negative that makes `positive_rate` of the rows positive; an error if more are."""
     if not 0 < positive_rate < 1:
         raise ValueError(f"positive_rate {positive_rate}: expected a number between 0 and 1")
     wanted = positives * (1 - positive_rate) / positive_rate
@@ -159,7 +143,7 @@ class ScatteredSplit(NamedTuple):
     """Each row falls into a part by its own draws, which also say whether a negative stays.
 
     Args:
-        positive_rate: down-sample negatives to it; None: keep all rows.
+        positive_rate: negatives are left out until this share of the rows is positive; None: all rows stay.
     """
 
     seed: int = 0
@@ -167,11 +151,7 @@ class ScatteredSplit(NamedTuple):
     positive_rate: float | None = None
 
     def __call__(self, labels: np.ndarray, table: object = None) -> np.ndarray:
-        """The part of each row by its label, 0 or 1 [n]: int8 [n], 0 training, 1 validation, 2 test, 3 left out.
-
-        Raises:
-            DataError: see `keep_chance`.
-        """
+        """The part of each row by its label, 0 or 1 [n]: int8 [n], 0 training, 1 validation, 2 test, 3 left out."""
         check_fractions(self.fractions)
         parts, chance, step = np.empty(len(labels), np.int8), 1.0, 1 << 20
         if self.positive_rate is not None:

@@ -19,39 +19,29 @@ from .files import DataError
 
 # %% ../../nbs/data/01_vocabulary.ipynb #c90d7025
 def criteo_buckets(values: np.ndarray) -> np.ndarray:
-    """The Criteo rule (Section III-A): floor(log(v)^2) if v > 2, else the integer part of v; NaN stays NaN.
-
-    Args:
-        values: float [n].
-    Returns:
-        float [n], whole numbers.
-    """
+    """The Criteo rule (Section III-A): floor(log(v)^2) if v > 2, else the integer part of v; NaN stays NaN. [n]"""
     logs = np.log(np.maximum(values, 2.0))
     return np.where(values > 2, np.floor(logs**2), np.trunc(values)) + 0.0  # + 0.0: no negative zero
 
 # %% ../../nbs/data/01_vocabulary.ipynb #6595f208
 def quantile_edges(values: np.ndarray, q: int, counts: np.ndarray | None = None) -> tuple[float, ...]:
-    """The inner edges of `q` quantile buckets of values (float [n], NaN ignored): increasing, at most q - 1,
-    all above the smallest value.
+    """The inner edges of `q` quantile buckets of values (float [n], NaN ignored), as `np.quantile` has them:
+    increasing, at most q - 1, all above the smallest value.
 
     Args:
         counts: how many rows each value stands for [n]; None: one each.
     """
-    known = ~np.isnan(values) if counts is None else ~np.isnan(values) & (counts > 0)
-    if not known.any():
+    counts = np.ones(len(values), dtype=np.int64) if counts is None else counts
+    order = np.argsort(values)
+    order = order[~np.isnan(values[order]) & (counts[order] > 0)]
+    if len(order) == 0:
         return ()
-    if counts is None:
-        edges = np.quantile(values[known], np.arange(1, q) / q)
-    else:
-        order = np.argsort(values[known])
-        last = np.cumsum(counts[known][order])  # rows up to and with each value
-        place = np.arange(1, q) / q * (last[-1] - 1)
-        low, high = (values[known][order][np.searchsorted(last, p, side="right")]
-                     for p in (np.floor(place), np.ceil(place)))
-        share = place - np.floor(place)
-        edges = np.where(share < 0.5, low + (high - low) * share, high - (high - low) * (1 - share))
-    edges = np.unique(edges)
-    return tuple(edges[edges > values[known].min()].tolist())  # below the smallest value there is no training row
+    known, last = values[order], np.cumsum(counts[order])  # rows up to and with each value
+    place = np.arange(1, q) / q * (last[-1] - 1)
+    low, high = (known[np.searchsorted(last, p, side="right")] for p in (np.floor(place), np.ceil(place)))
+    share = place - np.floor(place)
+    edges = np.unique(np.where(share < 0.5, low + (high - low) * share, high - (high - low) * (1 - share)))
+    return tuple(edges[edges > known[0]].tolist())  # below the smallest value there is no training row
 
 # %% ../../nbs/data/01_vocabulary.ipynb #2810bcc2
 def as_numbers(column: pd.Series) -> np.ndarray:
@@ -113,7 +103,7 @@ def factorize(column: pd.Series) -> tuple[np.ndarray, pd.Index]:
     rank[order], rank[-1] = np.arange(len(order)), -1
     return rank[codes], values[order]
 
-# %% ../../nbs/data/01_vocabulary.ipynb #052b6f8c
+
 def bucketed(column: pd.Series, rule: str, edges: Sequence[float]) -> pd.Series:
     """The column as it is counted and encoded: itself, or its bucket numbers (missing stays missing)."""
     if rule == "values":
@@ -154,8 +144,7 @@ def fit_vocabulary(
         counts: how many training rows each entry of `column` stands for, int64 [n]; None: one each.
 
     Raises:
-        DataError: a bucketed column holds something that is not a number.
-        ValueError: `buckets` is none of the above.
+        DataError: a bucketed column holds something that is not a number. ValueError: `buckets` is none of the above.
     """
     rule, edges = "values", ()
     if buckets == "criteo":
@@ -178,24 +167,18 @@ def vocabulary_to_dict(vocabulary: Vocabulary) -> dict[str, object]:
         DataError: the field has a value that JSON cannot hold, as a tuple or infinity.
     """
     values = np.asarray(vocabulary.values)
-    if values.dtype.kind == "M":  # dates without a time zone, in the precision that dtype names
-        plain = np.datetime_as_string(values).tolist()
-    else:
-        plain = [v.item() if isinstance(v, np.generic) else v for v in values.tolist()]
+    dates = values.dtype.kind == "M"  # without a time zone, in the precision that dtype names
+    plain = (np.datetime_as_string(values) if dates else values).tolist()
+    plain = [value.item() if isinstance(value, np.generic) else value for value in plain]
     for value in plain:
         if type(value) not in (str, int, float, bool) or (type(value) is float and not np.isfinite(value)):
             raise DataError(f"field {vocabulary.name!r}: JSON cannot hold its value {value!r} of type "
                             f"{type(value).__name__}; make the column strings before encoding it")
-    return {
-        "name": vocabulary.name,
-        "rule": vocabulary.rule,
-        "edges": [float(edge) for edge in vocabulary.edges],
-        "dtype": "object" if values.dtype.kind == "U" else str(values.dtype),
-        "values": plain,
-        "missing_id": int(vocabulary.missing_id),
-    }
+    dtype = "object" if values.dtype.kind == "U" else str(values.dtype)
+    return {"name": vocabulary.name, "rule": vocabulary.rule, "edges": [float(edge) for edge in vocabulary.edges],
+            "dtype": dtype, "values": plain, "missing_id": int(vocabulary.missing_id)}
 
-# %% ../../nbs/data/01_vocabulary.ipynb #23885076
+
 def vocabulary_from_dict(record: Mapping[str, object]) -> Vocabulary:
     """The vocabulary that `vocabulary_to_dict` wrote; it encodes every column as the original does.
 
@@ -206,19 +189,16 @@ def vocabulary_from_dict(record: Mapping[str, object]) -> Vocabulary:
     if not isinstance(record, Mapping) or set(record) != set(keys):
         found = list(record) if isinstance(record, Mapping) else type(record).__name__
         raise DataError(f"a vocabulary has the keys {', '.join(keys)}; found {found}")
-    field = f"vocabulary of {record['name']!r}"
+    reason = "types, edges, values or missing_id do not fit together"
     try:
         edges, values = tuple(record["edges"]), np.array(record["values"], dtype=record["dtype"])
         made = Vocabulary(record["name"], values, record["missing_id"], record["rule"], edges)
-        same = vocabulary_to_dict(made) == dict(record)  # not so where 1.5 became an integer
+        sound = (vocabulary_to_dict(made) == dict(record)  # not so where 1.5 became an integer
+                 and made.rule in ("values", "criteo", "quantiles") and isinstance(made.name, str)
+                 and made.missing_id in (0, len(values) + 1) and pd.Index(values).is_unique
+                 and np.isfinite(edges).all() and list(edges) == sorted(set(edges)))
     except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{field}: not as it was written ({error}); write it again") from error
-    if not same:
-        raise DataError(f"{field}: its values are not of dtype {record['dtype']}, or its edges are no list of numbers")
-    if made.rule not in ("values", "criteo", "quantiles") or not isinstance(made.name, str):
-        raise DataError(f"{field}: rule {made.rule!r}, expected 'values', 'criteo' or 'quantiles' of a named field")
-    if list(edges) != sorted(set(edges)) or not np.isfinite(edges).all() or not pd.Index(values).is_unique:
-        raise DataError(f"{field}: edges must increase, and a value can have only one id")
-    if made.missing_id not in (0, len(values) + 1):
-        raise DataError(f"{field}: missing_id {made.missing_id!r}, expected 0 or {len(values) + 1}, after the values")
+        sound, reason = False, str(error)
+    if not sound:
+        raise DataError(f"vocabulary of {record['name']!r}: not as it was written ({reason}); write it again")
     return made
