@@ -373,7 +373,8 @@ class XDeepFM(nn.Module):
 BACKBONES |= {
     "FM": Backbone(FM), "WideDeep": Backbone(WideDeep), "DeepFM": Backbone(DeepFM),
     "FFM": Backbone(FFM, field_aware=True), "AFM": Backbone(AFM), "NFM": Backbone(NFM),
-    "FNN": Backbone(FNN, pretrained="FM"), "IPNN": Backbone(partial(PNN, outer=False)),
-    "OPNN": Backbone(partial(PNN, outer=True)), "AutoInt": Backbone(AutoInt), "DCN": Backbone(partial(DCN, matrix=False)),
-    "DCNv2": Backbone(partial(DCN, matrix=True)), "xDeepFM": Backbone(XDeepFM),
+    "FNN": Backbone(FNN, pretrained="FM"),
+    "IPNN": Backbone(partial(PNN, outer=False)), "OPNN": Backbone(partial(PNN, outer=True)), "AutoInt": Backbone(AutoInt),
+    "DCN": Backbone(partial(DCN, matrix=False)), "DCNv2": Backbone(partial(DCN, matrix=True)),
+    "xDeepFM": Backbone(XDeepFM),
 }
