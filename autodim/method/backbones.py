@@ -374,7 +374,8 @@ BACKBONES |= {
     "FM": Backbone(FM), "WideDeep": Backbone(WideDeep), "DeepFM": Backbone(DeepFM),
     "FFM": Backbone(FFM, field_aware=True), "AFM": Backbone(AFM), "NFM": Backbone(NFM),
     "FNN": Backbone(FNN, pretrained="FM"),
-    "IPNN": Backbone(partial(PNN, outer=False)), "OPNN": Backbone(partial(PNN, outer=True)), "AutoInt": Backbone(AutoInt),
+    "IPNN": Backbone(partial(PNN, outer=False)), "OPNN": Backbone(partial(PNN, outer=True)),
+    "AutoInt": Backbone(AutoInt),
     "DCN": Backbone(partial(DCN, matrix=False)), "DCNv2": Backbone(partial(DCN, matrix=True)),
     "xDeepFM": Backbone(XDeepFM),
 }
