@@ -19,7 +19,7 @@ import torch
 
 from ..method.backbones import Network
 from ..method.baselines import uniform_dims
-from ..memory.budget import budget_parameters, dims_within, padded_bytes, space_curve
+from ..memory.budget import budget_parameters, dims_within, space_curve, table_bytes
 from ..data.batches import Data
 from ..study.inference import MARGIN, Z, delong
 from ..method.lookup import uniform_candidates
@@ -169,7 +169,7 @@ def field_records(
         name = vocabulary.name
         records.append({"name": name, "kind": "numerical" if name in prepared.schema.buckets else "categorical",
                         "values": vocabulary.cardinality, "dim": dims[name], "parameters": dims[name] * v,
-                        "bytes": padded_bytes([dims[name]], [v], multiple), "alpha": [round(a, 4) for a in weights]})
+                        "bytes": table_bytes([dims[name]], [v], multiple), "alpha": [round(a, 4) for a in weights]})
     return records
 
 
@@ -205,7 +205,7 @@ def make_record(
         "fields": field_records(prepared, chosen.dims, found.alpha, multiple, network),
         "search": search_record(found)["path"],
         "curve": curve[["share", "space", "parameters", "bytes", "search_auc"]].to_dict("records"),
-        "outcomes": [choice_record(name, c, padded_bytes(c.dims.values(), rows, multiple), data.test.labels)
+        "outcomes": [choice_record(name, c, table_bytes(c.dims.values(), rows, multiple), data.test.labels)
                      for name, c in choices.items()],
         "differences": [d._asdict() for d in differences(choices, data.test.labels)] if len(choices) > 1 else [],
     }  # fmt: skip
