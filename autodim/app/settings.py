@@ -142,7 +142,7 @@ class MethodSettings:
         "budget, as a share of the widest embedding's parameters, such as 0.4; without one, as alpha says (Eq. 13)",
         BUDGET, "train")] = None
     max_bytes: Annotated[int | None, Setting(
-        "budget in bytes of float32 tables, instead of a share", BYTES, "train", metavar="64MB", read=read_bytes)] = None
+        "budget in bytes of float32 tables, instead of a share", BYTES, "train", "", "64MB", read_bytes)] = None
     pad_to: Annotated[int, Setting("rows are stored padded to a multiple of so many values, and budgets count them so",
                                    COUNT, "search train")] = 1
     variant: Annotated[int, Setting("AutoDim-1 to AutoDim-4", VARIANT, "search")] = 1
