@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'FORMAT', 'MEMORY', 'FILES', 'fit_values', 'check_kind', 'read_labels', 'Preparation', 'training_counts',
-           'ids_file', 'encode_field', 'make_array', 'write_rows', 'write_group', 'file_fingerprint', 'write_prepared',
-           'read_manifest', 'open_prepared', 'check_place', 'remove_scratch', 'replacing', 'prepare_files']
+           'encode_field', 'make_array', 'write_rows', 'write_group', 'file_fingerprint', 'write_prepared',
+           'read_manifest', 'open_prepared', 'check_place', 'remove_scratch', 'prepare_files']
 
 # %% ../../nbs/data/07_prepare.ipynb #a5f8d5c8
 import hashlib
@@ -14,10 +14,8 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -27,7 +25,8 @@ from tqdm import tqdm
 from .. import __version__
 from .columns import Rule, as_kind, typed
 from .files import DataError
-from .read import EncodedTable, TableFiles, check_file, parallel, read_files
+from .read import EncodedTable, TableFiles, check_file, codes_of, parallel
+from .read import read_codes, read_files, write_codes
 from .split import ScatteredSplit
 from .vocabulary import Vocabulary, fit_vocabulary, vocabulary_from_dict, vocabulary_to_dict
 
@@ -67,27 +66,19 @@ def check_kind(table: EncodedTable, name: str, rule: Rule) -> None:
 
 
 def read_labels(table: EncodedTable, name: str, classes: Sequence[Sequence[str]]) -> np.ndarray:
-    """The label of each row, 0 or 1: int8 [n].
-
-    Args:
-        classes: the texts that stand for 0, and those for 1.
-
-    Raises:
-        DataError: a label is missing or is neither, or all are equal; the message has the first such row.
-    """
+    """The label of each row, int8 [n], by the texts that mean 0 and 1; DataError if it is neither, or all are one."""
     values, counts = table.values(name), table.counts(name)
-    meant = {text: k for k, texts in enumerate(classes) for text in texts}
-    first = [texts[0] for texts in classes]
-    known = np.array([v in meant for v in values.to_list()] + [False])
-    if counts[~known].any():
-        row, code = table.locate(name, ~known)
+    meant, first = {text: k for k, texts in enumerate(classes) for text in texts}, [texts[0] for texts in classes]
+    labels = np.array([*(meant.get(v, -1) for v in values), -1], dtype=np.int8)  # of values, and of the missing one
+    wrong = labels < 0
+    if counts[wrong].any():
+        row, code = table.locate(name, wrong)
         found = "missing" if code < 0 else repr(values[code])
-        raise DataError(f"{row}: label {name!r}: {found}, expected {' or '.join(first)} (in {counts[~known].sum():,} "
+        raise DataError(f"{row}: label {name!r}: {found}, expected {' or '.join(first)} (in {counts[wrong].sum():,} "
                         "rows); drop these rows, or fill in what is known")
-    by_value = np.array([meant[v] for v in values.to_list()], dtype=np.int8)
-    if by_value.min() == by_value.max():
-        raise DataError(f"label {name!r}: all {table.rows:,} rows are {first[by_value[0]]}, nothing to learn")
-    return np.concatenate([by_value[codes] for codes in table.codes(name)])
+    if len(set(labels[:-1].tolist())) == 1:
+        raise DataError(f"label {name!r}: all {table.rows:,} rows are {first[labels[0]]}, nothing to learn")
+    return np.concatenate([labels[codes] for codes in table.codes(name)])
 
 # %% ../../nbs/data/07_prepare.ipynb #5fddf899
 @dataclass(frozen=True)
@@ -115,38 +106,23 @@ PARTS = ("train", "val", "test")
 
 
 def training_counts(table: EncodedTable, name: str, training: np.ndarray) -> np.ndarray:
-    """In how many training rows each distinct value of a column stands, and the missing one: int64 [D + 1].
-
-    Args:
-        training: whether a row is one, bool [n].
-    """
-    counts = np.zeros(len(table.counts(name)), dtype=np.int64)
-    c = table.names.index(name)
+    """In how many training rows (bool [n]) each value of a column stands, and the missing one: int64 [D + 1]."""
+    counts, c = np.zeros(len(table.counts(name)), dtype=np.int64), table.names.index(name)
     for rows, group, codes in zip(table.slices(), table.groups, table.group_codes(name)):
-        rows_of_value = np.bincount(group.codes(c)[training[rows]] + 1, minlength=len(codes))
-        np.add.at(counts, codes, np.roll(rows_of_value, -1))
+        found = np.bincount(codes_of(group.columns()[c])[training[rows]] + 1, minlength=len(codes))
+        np.add.at(counts, codes, np.roll(found, -1))
     return counts
-
-
-def ids_file(table: EncodedTable, name: str) -> Path:
-    """Where `encode_field` keeps the ids of each group's values, int32 [D + 1], the missing one's at the end."""
-    return table.folder / f"ids-{table.names.index(name)}"
 
 
 def encode_field(
     table: EncodedTable, name: str, rule: Rule, min_count: int, training: np.ndarray
 ) -> tuple[str, int]:
-    """The vocabulary of a field, as JSON, and its cardinality; in the table's folder, the ids of each group.
-
-    Raises:
-        DataError: a value is not of the rule's kind.
-    """
+    """The vocabulary of a field, as JSON, and its cardinality; the ids of each group's values go to `ids-NUMBER`."""
     check_kind(table, name, rule)
     counts = training_counts(table, name, training)
     vocabulary, ids = fit_values(name, table.values(name), counts, rule, min_count)
-    with ids_file(table, name).open("wb") as file:
-        for codes in table.group_codes(name):
-            file.write(ids[codes])
+    path = table.folder / f"ids-{table.names.index(name)}"
+    write_codes(path, (ids[codes] for codes in table.group_codes(name)))
     return json.dumps(vocabulary_to_dict(vocabulary), ensure_ascii=False), vocabulary.cardinality
 
 # %% ../../nbs/data/07_prepare.ipynb #4d908c9a
@@ -156,7 +132,7 @@ def make_array(path: Path, dtype: str, shape: tuple[int, ...]) -> None:
 
 
 def write_rows(path: Path, start: int, rows: np.ndarray) -> None:
-    """Fill rows of a .npy file, from a row on."""
+    """Fill rows of a .npy file, from a row on; not by a map, since a disk that is full would end the process."""
     array = np.load(path, mmap_mode="r")
     with path.open("r+b") as file:
         file.seek(array.offset + start * array.strides[0])
@@ -167,20 +143,16 @@ def write_group(
     table: EncodedTable, g: int, fields: Sequence[str], labels: np.ndarray, parts: np.ndarray, folder: Path,
     starts: Sequence[int],
 ) -> None:  # fmt: skip
-    """Write ids and labels of a group's rows into the arrays of the three parts.
-
-    Args:
-        g: number of the group. labels, parts: of its rows [n]. starts: rows of each part in the groups before.
-    """
-    columns, before = [table.names.index(name) for name in fields], table.values_before[g]
-    codes, order = table.groups[g].codes(), np.argsort(parts, kind="stable")
+    """Write ids and labels (of rows [n]) of group g into the arrays of the three parts, each from its start on."""
+    columns, encoded = [table.names.index(name) for name in fields], table.groups[g].columns()
+    codes = [codes_of(encoded[c]) for c in columns]
+    tables = [read_codes(table.folder / f"ids-{c}", g) for c in columns]
+    order = np.argsort(parts, kind="stable")
     ids = np.empty((len(order), len(fields)), dtype=np.int32)  # [n, M], sorted by part
-    tables = [np.fromfile(ids_file(table, name), np.int32, table.groups[g].sizes[c] + 1, offset=4 * (before[c] + g))
-              for name, c in zip(fields, columns)]
     for start in range(0, len(order), 1 << 13):  # so many rows stay in the processor's cache
         rows = order[start : start + (1 << 13)]
-        for m, c in enumerate(columns):
-            ids[start : start + (1 << 13), m] = tables[m][codes[c, rows]]
+        for m in range(len(fields)):
+            ids[start : start + (1 << 13), m] = tables[m][codes[m][rows]]
     ends = np.cumsum(np.bincount(parts, minlength=4)).tolist()
     for part, start, begin, end in zip(PARTS, starts, [0, *ends], ends):
         write_rows(folder / f"{part}-ids.npy", start, ids[begin:end])
@@ -192,11 +164,10 @@ def file_fingerprint(fields: Sequence[str], folder: Path) -> str:
     digest = hashlib.sha256("\x1f".join(fields).encode())
     for part in PARTS:
         for what in ("ids", "labels"):
-            path = folder / f"{part}-{what}.npy"
-            array = np.load(path, mmap_mode="r")
+            array = np.load(folder / f"{part}-{what}.npy", mmap_mode="r")
             if what == "ids":
                 digest.update(repr(array.shape).encode())
-            with path.open("rb") as file:
+            with open(array.filename, "rb") as file:
                 file.seek(array.offset)
                 while piece := file.read(1 << 22):
                     digest.update(piece)
@@ -214,6 +185,7 @@ def write_prepared(
     labels, fields = read_labels(table, plan.label, plan.classes), list(plan.rules)
     parts = plan.split(labels, table)
     by_part = np.bincount(2 * parts + labels, minlength=8).reshape(4, 2)[:3]
+    rows, positives = (dict(zip(PARTS, n.tolist())) for n in (by_part.sum(1), by_part[:, 1]))
     for part, found in zip(PARTS, by_part):
         if found.min() == 0:
             raise DataError(f"label {plan.label!r}: the {found.sum():,} rows that fall to {part} have one class; more "
@@ -223,26 +195,24 @@ def write_prepared(
         return tqdm(parallel(work, calls, workers), title, len(calls), leave=False, disable=not progress)
 
     calls = [(table, name, rule, plan.min_count, parts == 0) for name, rule in plan.rules.items()]
-    cardinalities = []
-    with (folder / "vocabularies.jsonl").open("w", encoding="utf-8") as file:
-        for vocabulary, cardinality in bar(encode_field, calls, "count"):
-            file.write(vocabulary + "\n")
-            cardinalities.append(cardinality)
-    for part, n in zip(PARTS, by_part.sum(1).tolist()):
+    vocabularies, cardinalities = zip(*bar(encode_field, calls, "count"))
+    text = "".join(f"{vocabulary}\n" for vocabulary in vocabularies)
+    (folder / "vocabularies.jsonl").write_text(text, encoding="utf-8")
+    for part, n in rows.items():
         make_array(folder / f"{part}-ids.npy", "<i4", (n, len(fields)))
         make_array(folder / f"{part}-labels.npy", "<f4", (n,))
     calls, starts = [], np.zeros(3, dtype=np.int64)
-    for g, rows in enumerate(table.slices()):
-        calls.append((table, g, fields, labels[rows], parts[rows], folder, starts.tolist()))
-        starts += np.bincount(parts[rows], minlength=4)[:3]
+    for g, group in enumerate(table.slices()):
+        calls.append((table, g, fields, labels[group], parts[group], folder, starts.tolist()))
+        starts += np.bincount(parts[group], minlength=4)[:3]
     list(bar(write_group, calls, "write"))
-    return {"rows": dict(zip(PARTS, by_part.sum(1).tolist())), "rows_read": table.rows,
-            "positives": dict(zip(PARTS, by_part[:, 1].tolist())), "cardinalities": dict(zip(fields, cardinalities)),
-            "fingerprint": file_fingerprint(fields, folder)}
+    return {"rows": rows, "rows_read": table.rows, "positives": positives,
+            "cardinalities": dict(zip(fields, cardinalities)), "fingerprint": file_fingerprint(fields, folder)}
 
 # %% ../../nbs/data/07_prepare.ipynb #c5af0a3a
 FORMAT = 1  # of a prepared folder: raise it when what is stored changes its meaning
 MEMORY = 512 << 20  # bytes of arrays that are read into memory; larger ones are mapped
+FILES = {"manifest.json", "vocabularies.jsonl", *(f"{part}-{what}.npy" for part in PARTS for what in ("ids", "labels"))}
 
 
 def read_manifest(folder: Path) -> dict[str, object] | None:
@@ -285,23 +255,19 @@ def open_prepared(folder: str | Path, in_memory: bool | None = None) -> "Data":
             n = manifest["rows"][part]
             if [(a.shape, a.dtype) for a in arrays] != [((n, len(vocabularies)), np.int32), ((n,), np.float32)]:
                 raise ValueError(f"{part} has other rows than the manifest says")
-            parts.append((Part if in_memory else DiskPart)(*(torch.from_numpy(a) for a in arrays)))
+            parts.append((Part if in_memory else DiskPart)(*map(torch.from_numpy, arrays)))
         return Data(manifest["name"], vocabularies, *parts, manifest["fingerprint"])
     except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{folder} is damaged ({error}): delete it, and prepare the table again") from None
 
 # %% ../../nbs/data/07_prepare.ipynb #60e49e5b
-FILES = {"manifest.json", "vocabularies.jsonl", *(f"{part}-{what}.npy" for part in PARTS for what in ("ids", "labels"))}
-
-
 def check_place(folder: Path) -> None:
     """Raises DataError if a folder, or file, that is there is no prepared folder, so that it must not be replaced."""
-    if folder.exists():
-        inside = [path.name for path in folder.iterdir()] if folder.is_dir() else [folder.name]
-        others = [name for name in inside if name not in FILES]
-        if others:
-            raise DataError(f"{folder} is no prepared folder, it holds {others[0]!r}, and is not replaced: choose "
-                            "another folder, or delete it")
+    inside = [path.name for path in folder.iterdir()] if folder.is_dir() else [folder.name] * folder.exists()
+    others = [name for name in inside if name not in FILES]
+    if others:
+        raise DataError(f"{folder} is no prepared folder, it holds {others[0]!r}, and is not replaced: choose another "
+                        "folder, or delete it")
 
 
 def remove_scratch(folder: Path) -> None:
@@ -309,28 +275,6 @@ def remove_scratch(folder: Path) -> None:
     for left in folder.parent.iterdir():
         if left.name.startswith(f".{folder.name}.part-"):
             shutil.rmtree(left, ignore_errors=True)
-
-
-@contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """A folder to fill: it takes the place of `folder` when the block ends well, and is removed when it does not.
-
-    Raises:
-        DataError: it cannot be written.
-    """
-    made = folder.parent / f".{folder.name}.part-{os.getpid()}"
-    try:
-        try:
-            made.mkdir()
-            yield made
-            if folder.exists():
-                folder.rename(f"{made}-replaced")
-            made.rename(folder)
-        finally:
-            remove_scratch(folder)
-    except OSError as error:
-        raise DataError(f"{folder} cannot be written ({error.strerror or error}): free some space or choose another "
-                        "folder") from None
 
 # %% ../../nbs/data/07_prepare.ipynb #433faf6c
 def prepare_files(
@@ -347,33 +291,38 @@ def prepare_files(
     Raises:
         DataError: the files cannot be used, or the folder cannot be written.
     """
-    folder, files = Path(folder).expanduser().resolve(), [Path(path) for path in source.files]
-    for path in files:
+    folder, sources = Path(folder).expanduser().resolve(), []
+    for path in source.files:
         check_file(path)
-    stats = [(path.name, path.stat()) for path in files]
-    sources = [{"file": name, "bytes": s.st_size, "changed": s.st_mtime_ns} for name, s in stats]
+        sources.append({"file": path.name, "bytes": path.stat().st_size, "changed": path.stat().st_mtime_ns})
     content = [FORMAT, list(source.wanted), list(source.layout), settings, sources]
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    made = folder.parent / f".{folder.name}.part-{os.getpid()}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.parent / f".{folder.name}.lock", thread_local=False).acquire()
-    except OSError as error:
-        raise DataError(f"{folder} cannot be written ({error.strerror}): choose another folder") from None
-    with lock:
-        remove_scratch(folder)
-        manifest = read_manifest(folder)
-        if manifest is not None and manifest.get("key") == key:
+        with FileLock(folder.parent / f".{folder.name}.lock", thread_local=False):
+            remove_scratch(folder)
+            manifest = read_manifest(folder)
+            if manifest is not None and manifest.get("key") == key:
+                return manifest
+            check_place(folder)
+            began = time.perf_counter()
+            try:
+                made.mkdir()
+                table = read_files(*source, made / "scratch", workers, progress)
+                plan = plan_of(table)
+                manifest = {"format": FORMAT, "key": key, "name": plan.name, "settings": settings, "sources": sources,
+                            "about": plan.about, **write_prepared(table, plan, made, workers, progress),
+                            "autodim": __version__, "seconds": round(time.perf_counter() - began, 1)}
+                shutil.rmtree(made / "scratch")
+                text = json.dumps(manifest, ensure_ascii=False, indent=1)
+                (made / "manifest.json").write_text(text + "\n", encoding="utf-8")
+                if folder.exists():
+                    folder.rename(f"{made}-replaced")
+                made.rename(folder)
+            finally:
+                remove_scratch(folder)
             return manifest
-        check_place(folder)
-        began = time.perf_counter()
-        with replacing(folder) as made:
-            table = read_files(files, source.layout, source.wanted, made / "scratch", workers, progress)
-            plan = plan_of(table)
-            found = write_prepared(table, plan, made, workers, progress)
-            shutil.rmtree(made / "scratch")
-            manifest = {"format": FORMAT, "key": key, "name": plan.name, "settings": settings, "sources": sources,
-                        "about": plan.about, **found, "autodim": __version__,
-                        "seconds": round(time.perf_counter() - began, 1)}
-            text = json.dumps(manifest, ensure_ascii=False, indent=1)
-            (made / "manifest.json").write_text(text + "\n", encoding="utf-8")
-    return manifest
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written ({error.strerror or error}): free some space or choose another "
+                        "folder") from None
