@@ -17,8 +17,8 @@ import autodim.study.report as report
 from autodim.study.figures import COLOURS, plot_comparisons, plot_dims, save_figure
 from autodim.study.inference import compare
 from autodim.study.report import (
-    ORDER, best_of, claims_markdown, claims_text, compare_by_name, comparison_text, describe, markdown_table, means_table,
-    named, ordered_names, over_uniform, paired_differences, paper_table, reported, setting, table3,
+    ORDER, best_of, claims_markdown, claims_text, compare_by_name, comparison_text, describe, markdown_table,
+    means_table, named, ordered_names, over_uniform, paired_differences, paper_table, reported, setting, table3,
 )  # fmt: skip
 
 
