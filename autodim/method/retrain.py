@@ -136,8 +136,8 @@ def retrain(
 ) -> FitResult:  # fmt: skip
     """Algorithm 2: train a fresh model with one embedding dimension a field, `dims` [M] in the order of the fields.
 
-    FNN is trained after an FM on the same data. The result and the checkpoint are FNN's alone: if it is interrupted
-    before its own first epoch ends, the FM is trained again.
+    FNN is trained after an FM on the same data. Result and checkpoint are FNN's alone: interrupted before its own
+    first epoch ends, it begins with the FM again.
     """
     if len(dims) != len(data.fields):
         raise ValueError(f"{len(dims)} dims for the {len(data.fields)} fields {', '.join(data.fields)}")
