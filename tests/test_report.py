@@ -2,6 +2,7 @@
 import json
 import math
 import statistics
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,13 +14,26 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 import autodim.study.report as report
-from autodim.study.figures import COLOURS, plot_auc_space, plot_claims, plot_comparisons, plot_dims, save_figure
+from autodim.study.figures import COLOURS, plot_comparisons, plot_dims, save_figure
 from autodim.study.inference import compare
 from autodim.study.report import (
-    ORDER, best_of, claims_markdown, claims_text, compare_by_name, comparison_text, describe, dims_table,
-    markdown_table, means_table, named, ordered_names, over_uniform, paired_differences, paper_table, reported,
-    setting, table3,
+    ORDER, best_of, claims_markdown, claims_text, compare_by_name, comparison_text, describe, markdown_table,
+    means_table, named, ordered_names, over_uniform, paired_differences, paper_table, reported, setting, table3,
 )  # fmt: skip
+
+
+def from_page(page: str, *names: str) -> list:
+    """Functions that an experiment's page defines for itself: its imports and their cells are executed, no others."""
+    path, scope = Path(__file__).resolve().parents[1] / "nbs" / f"{page}.ipynb", {}
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    imports, *codes = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    for code in (imports, *(code for code in codes if any(f"def {name}(" in code for name in names))):
+        exec(code, scope)
+    return [scope[name] for name in names]
+
+
+_, plot_auc_space, dims_table = from_page("exp_table3", "plot_paper_space", "plot_auc_space", "dims_table")
+(plot_claims,) = from_page("exp_claims", "plot_claims")
 
 DIMS = [2, 4, 6, 8, 10]
 draws = pytest.mark.parametrize("draw", range(4))

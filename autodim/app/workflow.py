@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['search_dims', 'choose', 'train_dims', 'rivals', 'Difference', 'interval_words', 'auc_covariance', 'equal_space_rival',
-           'differences', 'auc_space_curve', 'field_records', 'choice_record', 'make_record']
+           'differences', 'auc_space_curve', 'choice_record', 'make_record']
 
 # %% ../../nbs/app/00_workflow.ipynb #0d8d1853
 import math
@@ -49,16 +49,12 @@ def choose(
 ) -> dict[str, int]:  # fmt: skip
     """The dimension of each field under α [M, N] over the candidates `dims` [N], within a budget where one is given.
 
-    Args:
-        max_space: share of the widest embedding's values. max_bytes: of the tables, in float32.
-        multiple: rows are stored padded to a multiple of so many values, and the budget counts them so.
+    Rows are stored, and counted, padded to a multiple of so many values; see `budget_parameters`.
     """
-    data, candidates = prepared.data, uniform_candidates(len(prepared.data.fields), dims)
-    if max_space is None and max_bytes is None:
-        max_space = 1.0
-    rows = network.table_rows(data.cardinalities)
+    fields, rows = prepared.data.fields, network.table_rows(prepared.data.cardinalities)
+    max_space = 1.0 if max_space is None and max_bytes is None else max_space
     budget = budget_parameters(rows, dims[-1], max_space, max_bytes, multiple)
-    return dims_within(alpha, candidates, data.fields, rows, budget, multiple)
+    return dims_within(alpha, uniform_candidates(len(fields), dims), fields, rows, budget, multiple)
 
 # %% ../../nbs/app/00_workflow.ipynb #e385adfb
 def train_dims(
@@ -127,9 +123,8 @@ def equal_space_rival(choices: Mapping[str, Choice]) -> dict[str, float]:
 def differences(choices: Mapping[str, Choice], labels: torch.Tensor) -> list[Difference]:
     """The first choice against the widest and, unless it is that, against the better uniform of its Space or less.
 
-    Args:
-        choices: the choice, its uniform neighbours by rising dimension, the widest last.
-        labels: of the test rows [n]; with fewer than two of a class, an interval is all from -1 to 1.
+    After the choice come its uniform neighbours by rising dimension, and the widest. With fewer than two test labels
+    [n] of a class, an interval is all from -1 to 1.
     """
     aucs, covariance = np.array([c.test.auc for c in choices.values()]), auc_covariance(labels, choices.values())
     first, last, made = next(iter(choices)), list(choices)[-1], []
@@ -153,26 +148,12 @@ def auc_space_curve(
     prepared: Prepared, found: SearchResult, dims: Sequence[int], multiple: int = 1, network: Network = Network()
 ) -> pd.DataFrame:
     """The most probable assignments at a range of budgets (see `space_curve`), with `search_auc` on validation rows."""
-    data, candidates = prepared.data, uniform_candidates(len(prepared.data.fields), dims)
-    rows = network.table_rows(data.cardinalities)
-    curve = space_curve(found.alpha, candidates, data.fields, rows, multiple=multiple)
+    data, rows = prepared.data, network.table_rows(prepared.data.cardinalities)
+    curve = space_curve(found.alpha, uniform_candidates(len(rows), dims), data.fields, rows, multiple=multiple)
     aucs = [supernet_auc(found.model, data.val, [chosen[field] for field in data.fields]) for chosen in curve.dims]
     return curve.assign(search_auc=aucs)
 
 # %% ../../nbs/app/00_workflow.ipynb #e96a4fbf
-def field_records(
-    prepared: Prepared, dims: Mapping[str, int], alpha: torch.Tensor, multiple: int, network: Network
-) -> list[dict]:
-    """For each field its kind, rows of its table, dimension, parameters, bytes with padding, and α [N]."""
-    records, rows = [], network.table_rows(prepared.data.cardinalities)
-    for vocabulary, v, weights in zip(prepared.data.vocabularies, rows, alpha.tolist()):
-        name = vocabulary.name
-        records.append({"name": name, "kind": "numerical" if name in prepared.schema.buckets else "categorical",
-                        "values": vocabulary.cardinality, "dim": dims[name], "parameters": dims[name] * v,
-                        "bytes": table_bytes([dims[name]], [v], multiple), "alpha": [round(a, 4) for a in weights]})
-    return records
-
-
 def choice_record(name: str, choice: Choice, size: int, labels: torch.Tensor) -> dict[str, object]:
     """A choice of `size` bytes as plain numbers, its test AUC with DeLong's standard error (None: too few rows)."""
     covariance = auc_covariance(labels, [choice])
@@ -195,6 +176,10 @@ def make_record(
     data, (chosen, *_), rows = prepared.data, choices.values(), network.table_rows(prepared.data.cardinalities)
     here = environment(str(next(chosen.model.parameters()).device))
     parts = {"train": data.train, "validation": data.val, "test": data.test}
+    sizes = zip(chosen.dims.items(), data.cardinalities, rows, found.alpha.tolist())
+    fields = [{"name": field, "kind": "numerical" if field in prepared.schema.buckets else "categorical",
+               "values": values, "dim": d, "parameters": d * v, "bytes": table_bytes([d], [v], multiple),
+               "alpha": [round(a, 4) for a in alpha]} for (field, d), values, v, alpha in sizes]
     return {
         "settings": dict(settings), "environment": {name: here[name] for name in ("device", "versions")},
         "data": {"label": prepared.schema.label, "classes": [str(c) for c in prepared.classes], "split": prepared.split,
@@ -202,8 +187,7 @@ def make_record(
                  "positives": {name: int(part.labels.sum()) for name, part in parts.items()},
                  "left_out": dict(prepared.schema.left_out), "fingerprint": data.fingerprint},
         "candidates": list(found.model.selection.candidates.dims),
-        "fields": field_records(prepared, chosen.dims, found.alpha, multiple, network),
-        "search": search_record(found)["path"],
+        "fields": fields, "search": search_record(found)["path"],
         "curve": curve[["share", "space", "parameters", "bytes", "search_auc"]].to_dict("records"),
         "outcomes": [choice_record(name, c, table_bytes(c.dims.values(), rows, multiple), data.test.labels)
                      for name, c in choices.items()],

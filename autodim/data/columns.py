@@ -14,7 +14,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +22,7 @@ import polars as pl
 import pyarrow.csv as pa_csv
 
 from .files import DataError
-from .vocabulary import Buckets, as_numbers, factorize
+from .vocabulary import Buckets, as_numbers, factorize, is_rule
 
 # %% ../../nbs/data/05_columns.ipynb #399ab82c
 class Rule(NamedTuple):
@@ -231,7 +230,7 @@ def check_options(names: Sequence[str], label: str, options: ColumnOptions) -> N
             if seen.setdefault(name, option) != option:
                 raise ValueError(f"column {name!r} is named by {seen[name]} and by {option}; name it in one of them")
     for name, rule in numerical.items():
-        if rule != "criteo" and (not isinstance(rule, Integral) or isinstance(rule, bool) or rule < 1):
+        if not is_rule(rule):
             raise ValueError(f"numerical: column {name!r} has the rule {rule!r}, expected 'criteo' or a number "
                              "of buckets")
 
@@ -273,10 +272,7 @@ def recognise_frame(frame: pd.DataFrame, label: str, options: ColumnOptions) -> 
     def facts(name: str) -> Facts:
         found = facts_of_column(frame[name])
         if name in (options.numerical or ()):
-            try:
-                as_numbers(frame[name])
-            except DataError as error:
-                raise DataError(f"{error}; make it missing, or name the column in `categorical`") from None
+            as_numbers(frame[name])  # complains
         return found
 
     return recognise(names, label, options, facts)
@@ -295,17 +291,14 @@ def encode_labels(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     codes, classes = factorize(column.astype(object))
     if len(classes) != 2:
         few = ", ".join(repr(c) for c in classes[:5]) + ", ..." * (len(classes) > 5)
-        hint = "nothing to learn (needs two classes, has one class)" if len(classes) == 1 else \
-            "Only binary classification is supported: the type of the target is multiclass; derive a label of two"
-        fractions = kind_of(classes) == "number" and any(value % 1 for value in classes)
-        hint += "; Unknown label type: continuous" * fractions
+        hint = ("nothing to learn (needs two classes, has one class)" if len(classes) == 1 else
+                "Only binary classification is supported: the type of the target is multiclass; derive a label of two")
+        hint += "; Unknown label type: continuous" * (kind_of(classes) == "number" and any(v % 1 for v in classes))
         raise DataError(f"label {column.name!r} has {len(classes)} distinct values ({few}), expected 2: {hint}")
-    values = [value.item() if isinstance(value, np.generic) else value for value in classes]
-    kinds = {type(value) for value in values}
-    if kinds not in ({str}, {bool}) and not kinds <= {int, float}:
-        raise DataError(f"label {column.name!r} has the values {values[0]!r} and {values[1]!r}, expected two texts or "
-                        "two numbers; derive a label of these")
-    return codes.astype(np.int8), classes_from_list(values)
+    if kind_of(classes) not in ("text", "whole", "number", "truth"):
+        raise DataError(f"label {column.name!r} has the values {classes[0]!r} and {classes[1]!r}, expected two texts "
+                        "or two numbers; derive a label of these")
+    return codes.astype(np.int8), classes_from_list(list(classes))
 
 
 def classes_from_list(classes: Sequence[object]) -> np.ndarray:

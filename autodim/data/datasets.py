@@ -6,7 +6,7 @@
 __all__ = ['PLANTED', 'PLANTED_DIMS', 'PLANTED_INTERACTION', 'GENRES', 'MOVIELENS_FIELDS', 'LAYOUT', 'NUMERIC', 'MOVIELENS_URL',
            'MOVIELENS_MD5', 'AVAZU', 'CRITEO', 'KAGGLE', 'CLICK_LOGS', 'DATASETS', 'PlantedField', 'planted_effects',
            'planted_logits', 'planted', 'read_dat', 'find_movielens', 'entity_rows', 'movielens_columns', 'Source',
-           'check_drop', 'check_times', 'movielens_1m', 'ClickLog', 'find_log', 'load_click_log', 'load_dataset']
+           'check_drop', 'check_times', 'movielens_1m', 'ClickLog', 'load_click_log', 'load_dataset']
 
 # %% ../../nbs/data/08_datasets.ipynb #d0d8a351
 import hashlib
@@ -107,7 +107,7 @@ LAYOUT = {
 }
 NUMERIC = {"UserID", "MovieID", "Rating", "Timestamp", "Age", "Occupation"}
 
-# %% ../../nbs/data/08_datasets.ipynb #9802c4f0
+
 def read_dat(path: Path) -> pd.DataFrame:
     """A file of GroupLens's layout (`::` between columns, latin-1, no header) with the columns of `LAYOUT`.
 
@@ -281,22 +281,17 @@ CLICK_LOGS |= {
 }
 
 # %% ../../nbs/data/08_datasets.ipynb #a64f6510
-def find_log(dataset: str, data_dir: str | Path | None = None) -> Path:
-    """The file of a click log below `data_folder(data_dir)`; a DataError says what to get, and where to put it."""
-    log, base = CLICK_LOGS[dataset], data_folder(data_dir)
-    for name in log.files:
-        if (base / name).is_file():
-            return base / name
-    others = f" (or {', '.join(log.files[1:])})" if log.files[1:] else ""
-    raise DataError(f"{base / log.files[0]}{others} is missing: {log.get}, or set AUTODIM_DATA to its folder's parent")
-
-
 def load_click_log(
     dataset: str, seed: int, drop_fields: Sequence[str], min_count: int, data_dir: str | Path | None,
     fractions: Sequence[float],
 ) -> Data:  # fmt: skip
     """A click log as Section III-A has it, with as many negatives as positives; prepared once, in the cache."""
-    path, log = find_log(dataset, data_dir), CLICK_LOGS[dataset]
+    log, base = CLICK_LOGS[dataset], data_folder(data_dir)
+    path = next((base / name for name in log.files if (base / name).is_file()), None)
+    if path is None:
+        others = f" (or {', '.join(log.files[1:])})" if log.files[1:] else ""
+        raise DataError(f"{base / log.files[0]}{others} is missing: {log.get}, or set AUTODIM_DATA to its folder's "
+                        "parent")
     check_drop(drop_fields, tuple(log.rules))
     rules = {name: rule for name, rule in log.rules.items() if name not in drop_fields}
     plan = Preparation(dataset, log.label, rules, min_count=min_count,

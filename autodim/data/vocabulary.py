@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Buckets', 'criteo_buckets', 'quantile_edges', 'as_numbers', 'Vocabulary', 'factorize', 'bucketed', 'plain_values',
-           'fit_vocabulary', 'vocabulary_to_dict', 'vocabulary_from_dict']
+           'is_rule', 'fit_vocabulary', 'vocabulary_to_dict', 'vocabulary_from_dict']
 
 # %% ../../nbs/data/01_vocabulary.ipynb #d676f009
 from collections.abc import Mapping, Sequence
@@ -45,17 +45,14 @@ def quantile_edges(values: np.ndarray, q: int, counts: np.ndarray | None = None)
 
 # %% ../../nbs/data/01_vocabulary.ipynb #2810bcc2
 def as_numbers(column: pd.Series) -> np.ndarray:
-    """A column as float [n], missing values as NaN.
-
-    Raises:
-        DataError: a value that is not a finite number; the message has column, row and value.
-    """
+    """A column as float [n], missing values as NaN; a DataError names the row of one that is no finite number."""
     plain = column.astype(object)
     numbers = pd.to_numeric(plain, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     bad = (np.isnan(numbers) & column.notna().to_numpy()) | np.isinf(numbers)
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        raise DataError(f"column {column.name!r} row {row}: {plain.iloc[row]!r} is not a number to be bucketed")
+        raise DataError(f"column {column.name!r} row {row}: {plain.iloc[row]!r} is not a number to be bucketed; "
+                        "make it missing, or name the column in `categorical` before training")
     return numbers
 
 # %% ../../nbs/data/01_vocabulary.ipynb #8b78056d
@@ -132,6 +129,11 @@ def plain_values(values: pd.Index) -> np.ndarray:
 Buckets = Literal["criteo"] | int | None  # the Criteo rule, a number of quantiles, or values as they are
 
 
+def is_rule(buckets: object) -> bool:
+    """Whether numbers can be bucketed by it."""
+    return buckets == "criteo" or (isinstance(buckets, Integral) and not isinstance(buckets, bool) and buckets >= 1)
+
+
 def fit_vocabulary(
     column: pd.Series, min_count: int = 1, buckets: Buckets = None, counts: np.ndarray | None = None
 ) -> Vocabulary:
@@ -146,13 +148,10 @@ def fit_vocabulary(
     Raises:
         DataError: a bucketed column holds something that is not a number. ValueError: `buckets` is none of the above.
     """
-    rule, edges = "values", ()
-    if buckets == "criteo":
-        rule = "criteo"
-    elif isinstance(buckets, Integral) and not isinstance(buckets, bool) and buckets >= 1:
-        rule, edges = "quantiles", quantile_edges(as_numbers(column), int(buckets), counts)
-    elif buckets is not None:
+    if buckets is not None and not is_rule(buckets):
         raise ValueError(f"buckets={buckets!r}: expected None, 'criteo' or a number of quantiles")
+    rule = "values" if buckets is None else "criteo" if buckets == "criteo" else "quantiles"
+    edges = quantile_edges(as_numbers(column), int(buckets), counts) if rule == "quantiles" else ()
     codes, present = factorize(bucketed(column, rule, edges))
     seen = np.bincount(codes.astype(np.int64) + 1, counts, len(present) + 1)  # [0]: the missing ones
     keep = seen >= max(min_count, 1)

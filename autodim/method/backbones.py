@@ -34,7 +34,7 @@ class Backbone(NamedTuple):
     pretrained: str = ""
 
 
-BACKBONES: dict[str, Backbone] = {}  # by name; filled below
+BACKBONES: dict[str, Backbone] = {}  # by name; filled at the end of the page
 ALIGNMENTS = ("linear", "zero-padding")
 
 # %% ../../nbs/method/03_backbones.ipynb #6763d5ca
@@ -42,23 +42,17 @@ ALIGNMENTS = ("linear", "zero-padding")
 class Network:
     """The network after the embeddings.
 
-    Args:
-        name: one of `BACKBONES`.
-        hidden, dropout, bfloat16: of its MLP, if it has one; see `MLP`.
-        alignment, min_dim: how embeddings get one dimension, if they must, and the least it may be; see `Align`.
-        learned_scale: in the search, embeddings whose products are summed have a scale that is learnt.
-
     Raises:
-        ValueError: an unknown name, an unknown `alignment`, or a negative `min_dim`.
+        ValueError: an unknown `name`, an unknown `alignment`, or a negative `min_dim`.
     """
 
-    name: str = "MLP"
-    hidden: tuple[int, ...] = (512, 512)
-    dropout: float = 0.5
-    bfloat16: bool = False
-    alignment: str = "linear"
-    min_dim: int = 0
-    learned_scale: bool = True
+    name: str = "MLP"  # one of `BACKBONES`
+    hidden: tuple[int, ...] = (512, 512)  # units of its MLP's layers, if it has one
+    dropout: float = 0.5  # there
+    bfloat16: bool = False  # the MLP's matrices are multiplied so in training
+    alignment: str = "linear"  # how embeddings get one dimension, if they must; or "zero-padding"
+    min_dim: int = 0  # the least that this dimension may be
+    learned_scale: bool = True  # in the search, embeddings whose products are summed have a scale that is learnt
 
     def __post_init__(self) -> None:
         if self.name not in BACKBONES:
@@ -70,15 +64,12 @@ class Network:
 
     def build(self, dims: Sequence[int], cardinalities: Sequence[int], search: bool = False) -> nn.Module:
         """The backbone for fields of these dimensions [M] and vocabularies [M], for the search or for retraining."""
+        self.tables_per_field(len(dims))  # complains of too few fields
         settings = replace(self, learned_scale=search and self.learned_scale)
         return BACKBONES[self.name].build(dims, cardinalities, settings)
 
     def tables_per_field(self, n_fields: int) -> int:
-        """Tables of its dimension that each field has: one, or M - 1 if the backbone is field-aware.
-
-        Raises:
-            ValueError: it is, and there is a single field.
-        """
+        """Tables of its dimension that each field has: one, or M - 1 if field-aware, which takes two fields or more."""
         if not BACKBONES[self.name].field_aware:
             return 1
         if n_fields < 2:
@@ -93,13 +84,8 @@ class Network:
 class MLP(nn.Module):
     """The paper's backbone (Section III-B): two hidden layers of 512 with BatchNorm, ReLU and dropout, one logit.
 
-    Args:
-        dims: dimension of each field's embedding [M]; their sum is |h_0|.
-        cardinalities: unused here; part of the interface of backbones.
-        network: its `hidden` and `dropout`; with `bfloat16` matrices are multiplied so in training, while weights,
-            sums and evaluation stay in float32.
-
-    Called with h0 [B, Σ dims] and ids [B, M] (unused), it returns logits [B].
+    Called with h0 [B, Σ dims] and ids [B, M] (unused), it returns logits [B]. In bfloat16 weights, sums and evaluation
+    stay in float32.
     """
 
     def __init__(self, dims: Sequence[int], cardinalities: Sequence[int], network: Network) -> None:
@@ -125,15 +111,10 @@ BACKBONES["MLP"] = Backbone(MLP)
 
 # %% ../../nbs/method/03_backbones.ipynb #2e1f134c
 class Align(nn.Module):
-    """Section III-H: the embeddings of all fields in one dimension d, the largest: [B, Σ dims] to [B, M, d].
+    """Section III-H: the embeddings of all fields in one dimension d, the largest: [B, Σ dims(, K)] to [B, M, d(, K)].
 
-    More axes may follow: [B, Σ dims, K] becomes [B, M, d, K].
-
-    Args:
-        dims: dimension of each field's embedding [M].
-        network: its `alignment` says how narrower ones become d wide, "linear" (W_m, b_m of each field) or
-            "zero-padding"; d is at least its `min_dim`, even if no field is so wide.
-        scaled: multiply each field's by a number that is learnt, for embeddings of unit variance.
+    Narrower ones become d wide by "linear" (W_m, b_m of each field) or "zero-padding"; d is at least the network's
+    `min_dim`. If `scaled`, each field's are multiplied by a number that is learnt, for embeddings of unit variance.
     """
 
     def __init__(self, dims: Sequence[int], network: Network, scaled: bool = False) -> None:
@@ -148,10 +129,7 @@ class Align(nn.Module):
         self.scale = nn.Parameter(torch.full((len(dims),), 0.1)) if scaled else None
 
     def forward(self, h0: torch.Tensor) -> torch.Tensor:
-        if not self.narrow:
-            x = h0.unflatten(1, (len(self.dims), self.d))
-        else:
-            x = torch.stack(list(self.widened(h0)), 1)
+        x = torch.stack(list(self.widened(h0)), 1) if self.narrow else h0.unflatten(1, (len(self.dims), self.d))
         return x if self.scale is None else x * self.scale.view(-1, *[1] * (x.dim() - 2))
 
     def widened(self, h0: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -184,7 +162,7 @@ def bi_interaction(x: torch.Tensor) -> torch.Tensor:
 
 
 class FM(nn.Module):
-    """Factorisation machine (Rendle, 2010): the linear part and all inner products of two fields. See `Align`."""
+    """Factorisation machine (Rendle, 2010): the linear part and all inner products of two fields."""
 
     def __init__(self, dims: Sequence[int], cardinalities: Sequence[int], network: Network) -> None:
         super().__init__()
@@ -193,12 +171,9 @@ class FM(nn.Module):
     def forward(self, h0: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         return self.linear(ids) + bi_interaction(self.align(h0)).sum(1)
 
-
-BACKBONES["FM"] = Backbone(FM)
-
 # %% ../../nbs/method/03_backbones.ipynb #248371eb
 class WideDeep(nn.Module):
-    """Wide&Deep (Cheng et al., 2016): the linear part and an MLP on the embeddings. Settings: see `MLP`."""
+    """Wide&Deep (Cheng et al., 2016): the linear part and an MLP on the embeddings."""
 
     def __init__(self, dims: Sequence[int], cardinalities: Sequence[int], network: Network) -> None:
         super().__init__()
@@ -207,12 +182,9 @@ class WideDeep(nn.Module):
     def forward(self, h0: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         return self.linear(ids) + self.deep(h0, ids)
 
-
-BACKBONES["WideDeep"] = Backbone(WideDeep)
-
 # %% ../../nbs/method/03_backbones.ipynb #46c858e5
 class DeepFM(nn.Module):
-    """DeepFM (Guo et al., 2017): FM and an MLP on the same embeddings. Settings: see `MLP` and `Align`."""
+    """DeepFM (Guo et al., 2017): FM and an MLP on the same embeddings."""
 
     def __init__(self, dims: Sequence[int], cardinalities: Sequence[int], network: Network) -> None:
         super().__init__()
@@ -223,23 +195,16 @@ class DeepFM(nn.Module):
         x = self.align(h0)
         return self.linear(ids) + bi_interaction(x).sum(1) + self.deep(x.flatten(1), ids)
 
-
-BACKBONES["DeepFM"] = Backbone(DeepFM)
-
 # %% ../../nbs/method/03_backbones.ipynb #396a6d68
 class FFM(nn.Module):
     """Field-aware FM (Juan et al., 2016): an embedding of each value for each other field.
 
     Called with h0 [B, (M - 1)·Σ dims], of each field its tables for the others in their order, digit by digit.
-
-    Raises:
-        ValueError: there are fewer than two fields.
     """
 
     def __init__(self, dims: Sequence[int], cardinalities: Sequence[int], network: Network) -> None:
         super().__init__()
-        self.others = network.tables_per_field(len(dims))  # M - 1
-        self.align = Align(dims, network)
+        self.others, self.align = len(dims) - 1, Align(dims, network)
         self.scale = nn.Parameter(torch.full((len(dims),), 0.1)) if network.learned_scale else None  # of pairs
         self.linear = Linear(cardinalities)
         self.register_buffer("pairs", torch.triu_indices(len(dims), len(dims), 1), persistent=False)  # [2, P]
@@ -258,12 +223,9 @@ class FFM(nn.Module):
         of_pairs = self.scale[self.pairs].prod(0)  # [P]
         return self.linear(ids) + products.unflatten(1, (-1, self.align.d)).sum(2) @ of_pairs
 
-
-BACKBONES["FFM"] = Backbone(FFM, field_aware=True)
-
 # %% ../../nbs/method/03_backbones.ipynb #ce077312
 class NFM(nn.Module):
-    """Neural FM (He and Chua, 2017): an MLP on the bi-interaction. Settings: see `MLP` and `Align`."""
+    """Neural FM (He and Chua, 2017): an MLP on the bi-interaction."""
 
     def __init__(self, dims: Sequence[int], cardinalities: Sequence[int], network: Network) -> None:
         super().__init__()
@@ -275,11 +237,7 @@ class NFM(nn.Module):
 
 
 class AFM(nn.Module):
-    """Attentional FM (Xiao et al., 2017): the products of two fields, weighted by attention. See `Align`.
-
-    Args:
-        attention: width of the attention's hidden layer.
-    """
+    """Attentional FM (Xiao et al., 2017): the products of two fields, weighted by attention."""
 
     def __init__(self, dims: Sequence[int], cardinalities: Sequence[int], network: Network, attention: int = 8) -> None:
         super().__init__()
@@ -296,15 +254,11 @@ class AFM(nn.Module):
         a = scores.view(self.pairs.shape[1], ids.shape[0]).softmax(0)  # [P, B]
         return self.linear(ids) + (a * mapped[-1].view_as(a)).sum(0)
 
-
-BACKBONES |= {"AFM": Backbone(AFM), "NFM": Backbone(NFM)}
-
 # %% ../../nbs/method/03_backbones.ipynb #166dbd2b
 class PNN(nn.Module):
-    """Product network (Qu et al., 2016): an MLP on embeddings and their products. See `MLP`, `Align`.
+    """Product network (Qu et al., 2016): an MLP on embeddings and their products.
 
-    Args:
-        outer: the outer product of the summed embeddings [d²], instead of the inner products of all pairs [P].
+    Either the inner products of all pairs [P] or the `outer` product of the summed embeddings [d²].
     """
 
     def __init__(self, dims: Sequence[int], cardinalities: Sequence[int], network: Network, outer: bool) -> None:
@@ -325,7 +279,7 @@ class PNN(nn.Module):
 
 
 class FNN(nn.Module):
-    """FM-supported network (Zhang et al., 2016): an MLP on linear weights and embeddings. See `MLP`, `Align`."""
+    """FM-supported network (Zhang et al., 2016): an MLP on linear weights and embeddings."""
 
     def __init__(self, dims: Sequence[int], cardinalities: Sequence[int], network: Network) -> None:
         super().__init__()
@@ -335,10 +289,6 @@ class FNN(nn.Module):
     def forward(self, h0: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         z = torch.cat([self.linear.weights(ids), self.align(h0).flatten(1)], 1)
         return self.linear.bias + self.deep(z, ids)
-
-
-BACKBONES["FNN"] = Backbone(FNN, pretrained="FM")
-BACKBONES |= {"IPNN": Backbone(partial(PNN, outer=False)), "OPNN": Backbone(partial(PNN, outer=True))}
 
 # %% ../../nbs/method/03_backbones.ipynb #155bfa72
 class Attention(nn.Module):
@@ -356,7 +306,7 @@ class Attention(nn.Module):
 
 
 class AutoInt(nn.Module):
-    """AutoInt (Song et al., 2019), without an MLP beside it. For `layers` and the others see `Attention`, `Align`."""
+    """AutoInt (Song et al., 2019), without an MLP beside it."""
 
     def __init__(
         self, dims: Sequence[int], cardinalities: Sequence[int], network: Network, layers: int = 2,
@@ -371,24 +321,15 @@ class AutoInt(nn.Module):
     def forward(self, h0: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         return self.out(self.layers(self.align(h0)).flatten(1)).squeeze(1)
 
-
-BACKBONES["AutoInt"] = Backbone(AutoInt)
-
 # %% ../../nbs/method/03_backbones.ipynb #79a8921f
 class DCN(nn.Module):
-    """Deep&Cross (Wang et al., 2017) or, with `matrix`, its version 2 (2021). See `MLP`.
-
-    Args:
-        matrix: weights of a cross layer are a matrix, not a vector.
-        layers: cross layers.
-    """
+    """Deep&Cross (Wang et al., 2017) or, with a `matrix` of weights in each cross layer, its version 2 (2021)."""
 
     def __init__(
         self, dims: Sequence[int], cardinalities: Sequence[int], network: Network, matrix: bool, layers: int = 3
     ) -> None:
         super().__init__()
-        n = sum(dims)
-        self.matrix = matrix
+        n, self.matrix = sum(dims), matrix
         self.cross = nn.ModuleList(nn.Linear(n, n if matrix else 1, bias=matrix) for _ in range(layers))
         self.biases = nn.ParameterList(torch.zeros(n) for _ in range(0 if matrix else layers))
         self.out, self.deep = nn.Linear(n, 1, bias=False), MLP(dims, cardinalities, network)
@@ -399,16 +340,9 @@ class DCN(nn.Module):
             c = h0 * layer(c) + c if self.matrix else h0 * layer(c) + self.biases[l] + c
         return self.out(c).squeeze(1) + self.deep(h0, ids)
 
-
-BACKBONES |= {"DCN": Backbone(partial(DCN, matrix=False)), "DCNv2": Backbone(partial(DCN, matrix=True))}
-
 # %% ../../nbs/method/03_backbones.ipynb #02fa75d6
 class XDeepFM(nn.Module):
-    """xDeepFM (Lian et al., 2018): the linear part, compressed interactions, and an MLP. See `MLP` and `Align`.
-
-    Args:
-        maps: feature maps of each layer of the compressed interaction network.
-    """
+    """xDeepFM (Lian et al., 2018): the linear part, compressed interactions with `maps` in each layer, and an MLP."""
 
     def __init__(
         self, dims: Sequence[int], cardinalities: Sequence[int], network: Network, maps: Sequence[int] = (32, 32)
@@ -435,5 +369,13 @@ class XDeepFM(nn.Module):
         x = self.align(h0)
         return self.linear(ids) + self.out(self.interactions(x)).squeeze(1) + self.deep(x.flatten(1), ids)
 
-
-BACKBONES["xDeepFM"] = Backbone(XDeepFM)
+# %% ../../nbs/method/03_backbones.ipynb #5ac01e77
+BACKBONES |= {
+    "FM": Backbone(FM), "WideDeep": Backbone(WideDeep), "DeepFM": Backbone(DeepFM),
+    "FFM": Backbone(FFM, field_aware=True), "AFM": Backbone(AFM), "NFM": Backbone(NFM),
+    "FNN": Backbone(FNN, pretrained="FM"),
+    "IPNN": Backbone(partial(PNN, outer=False)), "OPNN": Backbone(partial(PNN, outer=True)),
+    "AutoInt": Backbone(AutoInt),
+    "DCN": Backbone(partial(DCN, matrix=False)), "DCNv2": Backbone(partial(DCN, matrix=True)),
+    "xDeepFM": Backbone(XDeepFM),
+}

@@ -23,7 +23,7 @@ def uniform_dims(fields: Sequence[str], d: int) -> dict[str, int]:
         raise ValueError(f"dimension {d}: expected at least 1")
     return {name: d for name in fields}
 
-# %% ../../nbs/method/08_baselines.ipynb #72857812
+
 def random_dims(fields: Sequence[str], candidates: Candidates, seed: int, draw: int) -> dict[str, int]:
     """RaS: each field takes one of its allowed candidates with equal chance; `(seed, draw)` fixes the choice."""
     generator = np.random.default_rng((seed, draw))

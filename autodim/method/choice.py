@@ -30,13 +30,9 @@ def file_checkpoint(folder: str | Path | None, name: str, *settings: object) -> 
 
 
 class TimedCheckpoint:
-    """A clock that goes on where an interrupted training stopped, since the seconds are kept with its state.
+    """A clock that goes on where an interrupted training stopped, if that has a checkpoint: seconds are kept in it.
 
-    Args:
-        runtime: of the training; if it has a checkpoint, that one keeps the states.
-
-    Attributes:
-        runtime: the same, to be given to the training.
+    The training is given the clock's own `runtime`.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -61,28 +57,18 @@ class TimedCheckpoint:
 # %% ../../nbs/method/09_choice.ipynb #bbcb8bda
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """A choice of dimensions, trained and scored.
+    """A choice of dimensions, trained and scored."""
 
-    Args:
-        dims: of each field.
-        space: share of the parameters of the widest embedding. parameters: of the embedding tables.
-        val, test: metrics on validation and test rows; the test rows were read once.
-        best_epoch: counted from 1. history: see `FitResult`.
-        scores: logits of the test rows, float32 [n].
-        model: the trained model, in evaluation mode.
-        seconds: that training took, those before an interruption included.
-    """
-
-    dims: dict[str, int]
-    space: float
-    parameters: int
+    dims: dict[str, int]  # of each field
+    space: float  # share of the parameters of the widest embedding
+    parameters: int  # of the embedding tables
     val: Metrics
-    test: Metrics
-    best_epoch: int
-    history: list[dict[str, float]]
-    scores: np.ndarray
-    model: nn.Module
-    seconds: float
+    test: Metrics  # of the test rows, which were read once
+    best_epoch: int  # counted from 1
+    history: list[dict[str, float]]  # see `FitResult`
+    scores: np.ndarray  # logits of the test rows, float32 [n]
+    model: nn.Module  # in evaluation mode
+    seconds: float  # of training, those before an interruption included
 
 
 def score_choice(
@@ -101,12 +87,7 @@ def train_choice(
     data: Data, dims: Mapping[str, int], d_max: int, config: TrainConfig = TrainConfig(), network: Network = Network(),
     runtime: Runtime = Runtime(),
 ) -> Choice:  # fmt: skip
-    """Train fresh embeddings of these dimensions (Algorithm 2), and score them.
-
-    Args:
-        dims: of each field, in any order.
-        d_max: the largest candidate, whose tables for all fields are the whole of Space.
-    """
+    """Train fresh embeddings of these dimensions (Algorithm 2), and score them; `d_max` for all fields is Space 1."""
     data, clock = data.to(runtime.device), TimedCheckpoint(runtime)
     fitted = retrain(data, [dims[field] for field in data.fields], config, network, clock.runtime)
     return score_choice(fitted, data, dims, d_max, network, clock.seconds())

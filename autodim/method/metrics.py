@@ -20,8 +20,7 @@ from ..training.distributed import Processes
 def auc(scores: torch.Tensor, labels: torch.Tensor) -> float:
     """Area under the ROC curve of scores [n] for 0/1 labels [n]; ties count one half (Section III-C).
 
-    Raises:
-        ValueError: if all labels are the same, or a score is not a number: then there is no AUC.
+    ValueError if there is none: all labels are the same, or a score is not a number.
     """
     if scores.isnan().any():
         raise ValueError("AUC: a score is NaN; did training diverge?")
@@ -51,20 +50,17 @@ class Metrics(NamedTuple):
     auc: float
     logloss: float
 
-# %% ../../nbs/method/05_metrics.ipynb #b6b69dd5
+
 @torch.no_grad()
 def predict(model: nn.Module, part: Part, batch_size: int = 8192, processes: Processes = Processes()) -> torch.Tensor:
-    """Logits [n] of a model for all rows of a part, in evaluation mode; the model's mode is restored.
-
-    Several processes score a share each, and all get all logits.
-    """
+    """Logits [n] of a model for all rows of a part, in evaluation mode, in all processes; its mode is restored."""
     training, own = model.training, processes.rows(len(part.labels))
     model.eval()
     logits = torch.cat([model(batch.ids) for batch in batches(Part(part.ids[own], part.labels[own]), batch_size)])
     model.train(training)
     return processes.gather(logits, len(part.labels))
 
-# %% ../../nbs/method/05_metrics.ipynb #aa239429
+
 def evaluate(model: nn.Module, part: Part, processes: Processes = Processes()) -> Metrics:
     """AUC and Logloss of a model on a part of the data, the same in all processes."""
     logits = predict(model, part, processes=processes)

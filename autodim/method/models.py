@@ -26,10 +26,7 @@ def loss_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 class DLRS(nn.Module):
     """A deep recommender with one dimension for each field (Section II-D): ids [B, M] to logits [B].
 
-    Args:
-        cardinalities: rows of each field's table [M].
-        dims: embedding dimension of each field [M]; of each of its tables, if the network wants several.
-        network: the network after the embeddings.
+    `dims` [M] are of each of a field's tables, if the network wants several.
     """
 
     def __init__(self, cardinalities: Sequence[int], dims: Sequence[int], network: Network = Network()) -> None:
@@ -58,14 +55,13 @@ VARIANTS: Mapping[int, tuple[type[SharedLookup] | type[SeparateLookup], str]] = 
     4: (SeparateLookup, "linear"),
 }
 
-# %% ../../nbs/method/04_models.ipynb #0d80a87c
+
 class SearchModel(nn.Module):
     """The dimension-search architecture (Fig. 2 a): ids [B, M] and weights p [M, N] to logits [B].
 
     Args:
-        cardinalities: rows of each field's table [M].
         candidates: the candidate dimensions, of one table.
-        variant: 1 to 4, AutoDim's variants of lookup and transformation (Section III-E).
+        variant: AutoDim's variant of lookup and transformation (Section III-E), a key of `VARIANTS`.
         network: the network after the embeddings. FFM is meant for variants 1 and 3: the linear transformation mixes a
             field's tables.
         per_field: linear variants: one W_n for each field.
@@ -77,8 +73,6 @@ class SearchModel(nn.Module):
         per_field: bool = False, branches: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        if variant not in VARIANTS:
-            raise ValueError(f"variant {variant!r}: expected 1, 2, 3 or 4")
         lookup_class, transformation = VARIANTS[variant]
         stored = candidates.times(network.tables_per_field(len(cardinalities)))
         self.mixture = make_mixture(lookup_class(cardinalities, stored), transformation, per_field, branches)
@@ -92,7 +86,7 @@ class SearchModel(nn.Module):
         """W of Eq. 11: every parameter but α."""
         return [q for name, q in self.named_parameters() if not name.startswith("selection.")]
 
-# %% ../../nbs/method/04_models.ipynb #3d752a71
+
 def search_parameters(model: SearchModel) -> int:
     """Parameters of the candidate embeddings and their transformation (Fig. 6 a), without the backbone and α."""
     return sum(q.numel() for q in model.mixture.parameters())

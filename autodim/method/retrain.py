@@ -41,7 +41,7 @@ class TrainConfig:
         if self.lr < 0:
             raise ValueError(f"lr={self.lr}: expected a learning rate, not below 0")
 
-# %% ../../nbs/method/07_retrain.ipynb #9c82e3d1
+
 @dataclass(frozen=True)
 class FitResult:
     """A trained model, its best epoch's validation metrics, and a row of losses and metrics for each epoch."""
@@ -129,15 +129,15 @@ def fit(model: nn.Module, data: Data, config: TrainConfig = TrainConfig(), runti
     best = fitting.history[fitting.best_epoch - 1]
     return FitResult(model, Metrics(best["auc_val"], best["logloss_val"]), fitting.best_epoch, fitting.history)
 
-# %% ../../nbs/method/07_retrain.ipynb #9bccd306
+
 def retrain(
     data: Data, dims: Sequence[int], config: TrainConfig = TrainConfig(), network: Network = Network(),
     runtime: Runtime = Runtime(),
 ) -> FitResult:  # fmt: skip
     """Algorithm 2: train a fresh model with one embedding dimension a field, `dims` [M] in the order of the fields.
 
-    FNN is trained after an FM on the same data. The result and the checkpoint are FNN's alone: if it is interrupted
-    before its own first epoch ends, the FM is trained again.
+    FNN is trained after an FM on the same data. Result and checkpoint are FNN's alone: interrupted before its own
+    first epoch ends, it begins with the FM again.
     """
     if len(dims) != len(data.fields):
         raise ValueError(f"{len(dims)} dims for the {len(data.fields)} fields {', '.join(data.fields)}")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch.func import functional_call
 from tqdm import tqdm
 
@@ -33,11 +34,7 @@ def alpha_gradient(
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Validation loss of Eq. 11 and its gradient in α's trainable vector [M, N], with Eq. 12 for W*(α).
 
-    Args:
-        val, train: one batch of each; `train` is read only when `xi` > 0 (second order).
-        tau: temperature of Eq. 6; each forward pass draws its own Gumbel noise.
-        xi: learning rate of the virtual step on W; 0 is the first order.
-        processes: with whom the two batches are shared.
+    A batch of each part; `train` is read only when `xi`, the rate of the virtual step on W, is above 0: second order.
     """
     with frozen_statistics(model):
         if xi == 0:
@@ -55,12 +52,7 @@ def alpha_gradient(
 # %% ../../nbs/method/06_search.ipynb #1fcd68d7
 @dataclass(frozen=True)
 class SearchConfig:
-    """Settings of a dimension search; the defaults are the paper's (Sections III-B and III-F), but for
-    `epochs`, of which it says nothing.
-
-    Raises:
-        ValueError: if a setting is out of its range.
-    """
+    """Settings of a search; the defaults are the paper's (Sections III-B, III-F), which says nothing of `epochs`."""
 
     method: str = "AutoDim"  # "AutoDim": Algorithm 1; "SAM": W and α together on training batches
     variant: int = 1  # 1 to 4: lookup and transformation (Section III-E)
@@ -94,44 +86,34 @@ class SearchConfig:
         if self.sparse and self.xi:
             raise ValueError(f"sparse=True with xi={self.xi}: the second order needs dense gradients; leave one out")
 
-# %% ../../nbs/method/06_search.ipynb #53e57840
+
 @dataclass(frozen=True)
 class SearchResult:
     """What a search found, and how it got there.
 
-    Attributes:
-        dims: the derived dimension of each field (Eq. 13).
-        alpha: the final α [M, N].
-        history: one entry for each logged step T: `step`, `tau`, `loss_train`, `loss_val` [T] (NaN for SAM, which
-            reads no validation data) and `alpha` [T, M, N].
-        model: the search model as it was at the end.
+    `history` has `step`, `tau`, `loss_train`, `loss_val` [T] (NaN for SAM, which reads no validation data) and `alpha`
+    [T, M, N] of the T logged steps.
     """
 
-    dims: dict[str, int]
-    alpha: torch.Tensor
+    dims: dict[str, int]  # the derived dimension of each field (Eq. 13)
+    alpha: torch.Tensor  # at the end [M, N]
     history: dict[str, torch.Tensor]
-    model: SearchModel
+    model: SearchModel  # at the end
 
 # %% ../../nbs/method/06_search.ipynb #36c353bd
 class Searcher:
-    """The state of a search and its two steps: model, optimisers, temperature.
-
-    Args:
-        model: the search model.
-        config: the settings.
-        processes: with whom the batches of both steps are shared.
-    """
+    """The state of a search and its two steps: model, optimisers, temperature."""
 
     def __init__(self, model: SearchModel, config: SearchConfig, processes: Processes = Processes()) -> None:
         self.model, self.config, self.processes, self.step = model, config, processes, 0
         self.w_optimizer = Adam(model, model.weights(), config.lr, config.sparse)
         self.parallel = parallel(model, processes, local=[model.selection.logits])
         self.alpha_optimizer = torch.optim.Adam([model.selection.logits], lr=config.alpha_lr)
+        self.parts = {"model": model, "w": self.w_optimizer, "alpha": self.alpha_optimizer}  # of the state
 
     def tau(self) -> float:
         """Temperature at the current step."""
-        c = self.config
-        return temperature(self.step, c.tau_start, c.tau_decay, c.tau_floor)
+        return temperature(self.step, self.config.tau_start, self.config.tau_decay, self.config.tau_floor)
 
     def alpha_step(self, val: Part, train: Part) -> torch.Tensor:
         """Lines 2-3 of Algorithm 1: move α by a validation batch; W and running statistics stay."""
@@ -158,14 +140,12 @@ class Searcher:
 
     def state_dict(self) -> State:
         """All that a step changes, random numbers excepted."""
-        return {"model": self.model.state_dict(), "w": self.w_optimizer.state_dict(),
-                "alpha": self.alpha_optimizer.state_dict(), "step": self.step}
+        return {name: part.state_dict() for name, part in self.parts.items()} | {"step": self.step}
 
     def load_state_dict(self, state: State) -> None:
         """Take over what `state_dict` returned."""
-        self.model.load_state_dict(state["model"])
-        self.w_optimizer.load_state_dict(state["w"])
-        self.alpha_optimizer.load_state_dict(state["alpha"])
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
         self.step = state["step"]
 
 # %% ../../nbs/method/06_search.ipynb #2cefddde
@@ -213,7 +193,7 @@ def run_epoch(
         bar.update()
     return {name: torch.stack(values).cpu() for name, values in log.items() if values}
 
-# %% ../../nbs/method/06_search.ipynb #0ac5d36f
+
 def run_epochs(
     searcher: Searcher, data: Data, generator: torch.Generator, runtime: Runtime = Runtime()
 ) -> dict[str, torch.Tensor]:
@@ -246,9 +226,6 @@ def search(
 
     Args:
         data: ids and labels; `train` moves W, `val` moves α, `test` is not touched.
-        config: the settings.
-        network: the network after the embeddings.
-        runtime: seed, device, progress, checkpoint, processes.
         candidates: candidate sets of each field; by default `config.dims` for all.
     """
     data, candidates = data.to(runtime.device), candidates or uniform_candidates(len(data.fields), config.dims)
@@ -262,15 +239,11 @@ def search(
 # %% ../../nbs/method/06_search.ipynb #a5dac0f9
 @torch.no_grad()
 def supernet_auc(model: SearchModel, part: Part, dims: Sequence[int] | None = None, batch_size: int = 8192) -> float:
-    """Search-time AUC on a part: each field fixed to its dimension in `dims` [M]; None: mixed by α, without noise.
-
-    Raises:
-        ValueError: see `Candidates.places`.
-    """
+    """Search-time AUC on a part: each field fixed to its dimension in `dims` [M]; None: mixed by α, without noise."""
     p = model.selection.alpha()
     if dims is not None:
         place = torch.tensor(model.selection.candidates.places(dims), device=p.device)
-        p = torch.nn.functional.one_hot(place, p.shape[1]).to(p.dtype)
+        p = F.one_hot(place, p.shape[1]).to(p.dtype)
     training = {m: m.training for m in model.modules()}
     pieces = max(1, min(-(-len(part.labels) // batch_size), len(part.labels) // 2))  # of two rows or more
     try:

@@ -75,29 +75,17 @@ def at_space(spaces: Sequence[float], aucs: Sequence[float], space: float, gap: 
 
 # %% ../../nbs/study/03_inference.ipynb #b4df863d
 def variance_components(groups: Sequence[Sequence[float]]) -> tuple[float, float, float]:
-    """Variance between groups, variance within them, and p of the F test that there is none between.
-
-    Raises:
-        ValueError: with fewer than two groups, or no group of two values.
-    """
+    """Variance between groups, variance within them, and p of the F test that there is none between."""
     if len(groups) < 2 or max(map(len, groups)) < 2:
         raise ValueError(f"groups of {[len(g) for g in groups]} values: expected two, and one of at least two values")
-    sizes, means = np.array([len(g) for g in groups]), np.array([np.mean(g) for g in groups])
-    total, k = sizes.sum(), len(groups)
-    grand = (sizes * means).sum() / total
-    ms_between = (sizes * (means - grand) ** 2).sum() / (k - 1)
-    ms_within = sum(((np.asarray(g) - m) ** 2).sum() for g, m in zip(groups, means)) / (total - k)
-    n0 = (total - (sizes**2).sum() / total) / (k - 1)
-    p = stats.f.sf(ms_between / ms_within, k - 1, total - k)
-    return max(0.0, float((ms_between - ms_within) / n0)), float(ms_within), float(p)
+    sizes, ratio, p = np.array([len(g) for g in groups]), *stats.f_oneway(*groups)
+    n0 = (sizes.sum() - (sizes**2).sum() / sizes.sum()) / (len(groups) - 1)
+    within = sum(len(g) * np.var(g) for g in groups) / (sizes.sum() - len(groups))
+    return max(0.0, float((ratio - 1) * within / n0)), float(within), float(p)
 
 # %% ../../nbs/study/03_inference.ipynb #af327775
 def agreement(assignments: Sequence[Sequence[int]]) -> tuple[float, float]:
-    """Share of agreeing pairs of searches, and Fleiss' kappa, of assignments [R, M] of a dimension to M fields.
-
-    Raises:
-        ValueError: with fewer than two assignments, or of unequal lengths.
-    """
+    """Share of agreeing pairs of searches, and Fleiss' kappa, of assignments [R, M] of a dimension to M fields."""
     if len(assignments) < 2 or len({len(a) for a in assignments}) > 1:
         raise ValueError(f"{len(assignments)} assignments of {sorted({len(a) for a in assignments})} fields: "
                          "expected at least two, of the same fields")
@@ -110,13 +98,10 @@ def agreement(assignments: Sequence[Sequence[int]]) -> tuple[float, float]:
 def verdict(low: float, high: float, n: int, claimed: tuple[float, float], denied: tuple[float, float]) -> str:
     """"reproduced", "not reproduced" or "inconclusive", by where the interval [low, high] of `n` pairs lies.
 
-    Args:
-        claimed, denied: open intervals of the values that the claim allows, and of those that deny it.
+    The values that the claim allows, and those that deny it, are open intervals, `claimed` and `denied`.
     """
-    if n < 3 or np.isnan(low) or np.isnan(high):
-        return "inconclusive"
     for word, (a, b) in (("reproduced", claimed), ("not reproduced", denied)):
-        if a < low and high < b:
+        if n > 2 and a < low and high < b:  # never of NaN
             return word
     return "inconclusive"
 
@@ -124,9 +109,7 @@ def verdict(low: float, high: float, n: int, claimed: tuple[float, float], denie
 def delong(labels: Sequence[int], scores: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
     """AUCs [K] of K models on the same rows, and their covariance [K, K] over test sets (DeLong et al., 1988).
 
-    Args:
-        labels: 0 or 1 [n], two of each at least.
-        scores: of each model [K, n], larger for the positive class.
+    Labels [n] are 0 or 1, two of each at least; scores [K, n] of each model are larger for the positive class.
     """
     positive, scores = np.asarray(labels) > 0.5, np.asarray(scores, float)
     n1, n0 = int(positive.sum()), int((~positive).sum())
