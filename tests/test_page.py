@@ -365,18 +365,18 @@ def test_a_damaged_record_is_one_sentence(record, place, make):
     for step in place[:-1]:
         inner = inner[step]
     del inner[place[-1]]
-    with pytest.raises(ValueError, match=f"the record is damaged.*{place[-1]}.*train again") as error:
+    with pytest.raises(DataError, match=f"the model's record.*is damaged.*{place[-1]}.*train it again") as error:
         make(damaged)
     assert "\n" not in str(error.value)
     if place[-1] not in ("words", "versions", "auc_val"):  # any text will do, or is drawn
         inner[place[-1]] = "<b>"
-        with pytest.raises(ValueError, match="the record is damaged"):
+        with pytest.raises(DataError, match="is damaged"):
             make(damaged)
 
 
 @pytest.mark.parametrize("name", ["outcomes", "candidates", "curve"])
 def test_what_is_empty_is_damaged(record, name, tmp_path):
-    with pytest.raises(ValueError, match="the record is damaged"):
+    with pytest.raises(DataError, match="is damaged"):
         write_page(record | {name: []}, tmp_path / "page.html")
     assert list(tmp_path.iterdir()) == []
 

@@ -22,11 +22,10 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .page import page, summary, write_page
-from autodim.app.settings import (
-    Settings, check_settings, documented, settings_from_dict, settings_to_dict, table_options,
-)  # fmt: skip
+from .settings import Settings, check_settings, documented
+from .settings import settings_from_dict, settings_to_dict, table_options
 from .steps import check_budget, search_step, train_step
-from .storage import Trained, load_trained, save_trained
+from .storage import Trained, load_trained, read_with_care, save_trained
 from ..data.batches import Part
 from ..data.files import DataError
 from ..data.table import encode_rows, prepare, read_table
@@ -37,11 +36,7 @@ Table = str | Path | pd.DataFrame | np.ndarray
 
 
 def as_frame(table: Table) -> pd.DataFrame:
-    """A table as a frame: read from a path, as it is, or an array [n, M] with columns x0, x1, ...
-
-    Raises:
-        DataError: see `read_table`. ValueError: not a table of rows and columns.
-    """
+    """A table as a frame: read from a path, as it is, or an array [n, M] with columns x0, x1, ..."""
     if isinstance(table, str | Path):
         return read_table(table)
     if isinstance(table, pd.DataFrame):
@@ -55,11 +50,7 @@ def as_frame(table: Table) -> pd.DataFrame:
 
 
 def with_label(table: Table, y: Sequence | None, label: str | None) -> tuple[Path | pd.DataFrame, str]:
-    """The table, or its file, with its label's column, and the column's name.
-
-    Raises:
-        DataError: there is no label, or two.
-    """
+    """The table, or its file, with its label's column, and the column's name; DataError: no label, or two."""
     if y is None:
         if label is None:
             raise DataError("AutoDim requires y to be passed, but the target y is None: "
@@ -74,8 +65,8 @@ def with_label(table: Table, y: Sequence | None, label: str | None) -> tuple[Pat
                         "label=\"label\" alone, without y, if that column is it")
     name, y = [*known, "label"][0], np.asarray(y)
     if y.ndim == 2 and y.shape[1] == 1:
-        message = "A column-vector y was passed when a 1d array was expected: its one column is taken"
-        warnings.warn(message, DataConversionWarning, stacklevel=3)
+        warnings.warn("A column-vector y was passed when a 1d array was expected: its one column is taken",
+                      DataConversionWarning, stacklevel=3)
         y = y[:, 0]
     if name in frame.columns:
         raise DataError(f"column {name!r} is in the table and in y: drop it from the table, or it would predict itself")
@@ -85,11 +76,7 @@ def with_label(table: Table, y: Sequence | None, label: str | None) -> tuple[Pat
 
 # %% ../../nbs/app/06_estimator.ipynb #1e6911f2
 class Report:
-    """What came out, to be read: a page in a notebook or a file, a few lines in a terminal.
-
-    Args:
-        record: of `make_record`.
-    """
+    """What came out, a record of `make_record`: a page in a notebook or a file, a few lines in a terminal."""
 
     def __init__(self, record: Mapping[str, object]) -> None:
         self.record = record
@@ -187,17 +174,18 @@ class AutoDim(TrainedClassifier, Settings):
             self.feature_names_in_ = np.array(prepared.data.fields, dtype=object)
         check_budget(settings, prepared)
         found = search_step(settings, prepared)
-        judged = train_step(settings, prepared, found)
+        trained, self.outcomes_, self.curve_ = train_step(settings, prepared, found)
         self.alpha_ = pd.DataFrame(found.alpha.numpy(), prepared.data.fields, settings.dims)
-        self.search_history_, self.curve_, self.outcomes_ = found.history, judged.curve, judged.choices
-        return self._take(judged.trained)
+        self.search_history_ = found.history
+        return self._take(trained)
 
-# %% ../../nbs/app/06_estimator.ipynb #6509f770
+
+@read_with_care()
 def load(folder: str | Path) -> AutoDim:
     """Read a fitted estimator that was saved: it predicts and reports; α, curve and rivals live on in its record.
 
     Raises:
-        DataError: see `load_trained`.
+        DataError: a file is missing, cut short, changed, or of another format.
     """
     trained = load_trained(folder)
     made = AutoDim(**vars(settings_from_dict(trained.record["settings"]))).set_params(device="cpu")

@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['default_batch_size', 'default_tau_decay', 'network_of', 'runtime_of', 'check_budget', 'choose_dims', 'search_step',
-           'curve_of', 'Judged', 'train_step']
+           'curve_of', 'train_step']
 
 # %% ../../nbs/app/05_steps.ipynb #672f5c13
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -74,19 +73,14 @@ def curve_of(settings: Settings, prepared: Prepared, found: SearchResult) -> pd.
     return auc_space_curve(here, found, s.dims, s.pad_to, network_of(s))
 
 # %% ../../nbs/app/05_steps.ipynb #58c1ffc2
-class Judged(NamedTuple):
-    """What came out: the model to keep, the choices trained by name (its own first), and AUC against Space."""
-
-    trained: Trained
-    choices: dict[str, Choice]
-    curve: pd.DataFrame
-
-
 def train_step(
     settings: Settings, prepared: Prepared, found: SearchResult, dims: Mapping[str, int] | None = None,
     processes: Processes = Processes(),
-) -> Judged:  # fmt: skip
-    """Choose dimensions (or take `dims`), and train them beside their rivals (Algorithm 2)."""
+) -> tuple[Trained, dict[str, Choice], pd.DataFrame]:  # fmt: skip
+    """Choose dimensions (or take `dims`), and train them beside their rivals (Algorithm 2).
+
+    Returns: the model to keep, the choices trained by name (its own first), and AUC against Space.
+    """
     s, network, runtime = settings, network_of(settings), runtime_of(settings, processes)
     prepared = replace(prepared, data=prepared.data.to(s.device))
     data, d_max = prepared.data, s.dims[-1]
@@ -96,8 +90,7 @@ def train_step(
     named = {"AutoDim": chosen} | (rivals(chosen, data, d_max) if s.rivals else {})
     choices = {name: train_dims(prepared, each, d_max, config, network, runtime, s.folder)
                for name, each in named.items()}
-    curve = curve_of(s, prepared, found)
+    curve, own = curve_of(s, prepared, found), choices["AutoDim"]
     record = make_record(prepared, found, curve, choices, settings_to_dict(s), s.pad_to, network)
-    own = choices["AutoDim"]
     trained = Trained(prepared.schema, data.vocabularies, prepared.classes, own.dims, own.model, network, record)
-    return Judged(trained, choices, curve)
+    return trained, choices, curve

@@ -21,16 +21,12 @@ import torch.nn.functional as F
 class Candidates:
     """Candidate dimensions d_1 < ... < d_N (Section II-B1), the same grid for all fields, and who may use which.
 
-    Args:
-        dims: the grid, increasing positive integers [N].
-        allowed: for each of the M fields, the candidate dimensions it may take, a non-empty subset of `dims`.
-
     Raises:
         ValueError: if the grid does not increase or a field's set is empty or leaves the grid.
     """
 
-    dims: tuple[int, ...]
-    allowed: tuple[tuple[int, ...], ...]
+    dims: tuple[int, ...]  # the grid, increasing positive integers [N]
+    allowed: tuple[tuple[int, ...], ...]  # for each of the M fields, a non-empty subset of the grid
 
     def __post_init__(self) -> None:
         if not self.dims or list(self.dims) != sorted(set(self.dims)) or self.dims[0] < 1:

@@ -41,7 +41,7 @@ class TrainConfig:
         if self.lr < 0:
             raise ValueError(f"lr={self.lr}: expected a learning rate, not below 0")
 
-# %% ../../nbs/method/07_retrain.ipynb #9c82e3d1
+
 @dataclass(frozen=True)
 class FitResult:
     """A trained model, its best epoch's validation metrics, and a row of losses and metrics for each epoch."""
@@ -129,7 +129,7 @@ def fit(model: nn.Module, data: Data, config: TrainConfig = TrainConfig(), runti
     best = fitting.history[fitting.best_epoch - 1]
     return FitResult(model, Metrics(best["auc_val"], best["logloss_val"]), fitting.best_epoch, fitting.history)
 
-# %% ../../nbs/method/07_retrain.ipynb #9bccd306
+
 def retrain(
     data: Data, dims: Sequence[int], config: TrainConfig = TrainConfig(), network: Network = Network(),
     runtime: Runtime = Runtime(),

@@ -86,23 +86,19 @@ class SearchConfig:
         if self.sparse and self.xi:
             raise ValueError(f"sparse=True with xi={self.xi}: the second order needs dense gradients; leave one out")
 
-# %% ../../nbs/method/06_search.ipynb #53e57840
+
 @dataclass(frozen=True)
 class SearchResult:
     """What a search found, and how it got there.
 
-    Attributes:
-        dims: the derived dimension of each field (Eq. 13).
-        alpha: the final α [M, N].
-        history: one entry for each logged step T: `step`, `tau`, `loss_train`, `loss_val` [T] (NaN for SAM, which
-            reads no validation data) and `alpha` [T, M, N].
-        model: the search model as it was at the end.
+    `history` has `step`, `tau`, `loss_train`, `loss_val` [T] (NaN for SAM, which reads no validation data) and `alpha`
+    [T, M, N] of the T logged steps.
     """
 
-    dims: dict[str, int]
-    alpha: torch.Tensor
+    dims: dict[str, int]  # the derived dimension of each field (Eq. 13)
+    alpha: torch.Tensor  # at the end [M, N]
     history: dict[str, torch.Tensor]
-    model: SearchModel
+    model: SearchModel  # at the end
 
 # %% ../../nbs/method/06_search.ipynb #36c353bd
 class Searcher:

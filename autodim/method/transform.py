@@ -151,18 +151,6 @@ class LinearMixture(nn.Module, BatchStatistics):
         self.register_buffer("running_mean", torch.zeros(n_fields, len(dims), d_max))
         self.register_buffer("running_var", torch.ones(n_fields, len(dims), d_max))
 
-    def variances(self, cov: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """diag(W_n^T C W_n) of each candidate [M, N, d_N], from the block's covariance [M, S, S]."""
-        rows = self.column.T @ cov @ self.column * (self.candidate.T @ self.candidate)  # C_n on the diagonal: [M, R, R]
-        return self.candidate @ (rows @ weight * weight)
-
-    def record(self, mu: torch.Tensor, var: torch.Tensor, weight: torch.Tensor, n: int) -> None:
-        """Update the running statistics of the branches from the block's mean and their variances over n rows."""
-        with torch.no_grad():
-            mean = self.candidate @ ((mu @ self.column).transpose(1, 2) * weight)
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
-
     def forward(self, ids: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
         block = self.lookup(ids).transpose(0, 1)  # [M, B, S]
         weight = torch.cat(list(self.weights), 1)  # the rows of all W_n: [M or 1, R, d_N], R = Σ d_n
@@ -171,9 +159,13 @@ class LinearMixture(nn.Module, BatchStatistics):
                 raise ValueError("a training batch of one row has no variance: expected two rows or more")
             alone = self.processes.size == 1
             block, mu, cov = Centre.apply(block) if alone else shared_centre(block, self.processes)
-            var = self.variances(cov, weight)
+            cov = self.column.T @ cov @ self.column * (self.candidate.T @ self.candidate)  # blocks C_n: [M, R, R]
+            var = self.candidate @ (cov @ weight * weight)  # diag(W_n^T C_n W_n): [M, N, d_N]
             if self.track_running_stats:
-                self.record(mu, var, weight, len(ids) * self.processes.size)
+                with torch.no_grad():
+                    n, mean = len(ids) * self.processes.size, (mu @ self.column).transpose(1, 2) * weight
+                    self.running_mean.lerp_(self.candidate @ mean, self.momentum)
+                    self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
         else:
             var = self.running_var
         scale = p.unsqueeze(2) * (var + self.eps).rsqrt()  # [M, N, d_N]

@@ -18,21 +18,13 @@ from .distributed import Processes
 # %% ../../nbs/training/04_runtime.ipynb #4ab7ed84
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how a search or a training runs.
+    """Where and how a search or a training runs."""
 
-    Args:
-        seed: fixes initial weights, batches, Gumbel noise and dropout.
-        device: "cpu" or "cuda"; the data are moved there.
-        progress: show a bar.
-        checkpoint: keeps the state after each epoch; one that has a state already is gone on from.
-        processes: with whom each batch is shared; all run the same with the same arguments and get the same result.
-    """
-
-    seed: int = 0
-    device: str = "cpu"
-    progress: bool = True
-    checkpoint: Checkpoint | None = None
-    processes: Processes = Processes()
+    seed: int = 0  # fixes initial weights, batches, Gumbel noise and dropout
+    device: str = "cpu"  # or "cuda"; the data are moved there
+    progress: bool = True  # show a bar
+    checkpoint: Checkpoint | None = None  # keeps the state after each epoch; if it has one, that is gone on from
+    processes: Processes = Processes()  # that share each batch: all run the same, and get the same result
 
     @property
     def quiet(self) -> bool:
