@@ -189,8 +189,8 @@ def run_grid(
             return left
 
         if execution.workers > 1 and not on_cluster():
-            missing, alone = look(), replace(execution, workers=1, progress=False)
-            run_in_workers(min(execution.workers, len(missing)), (missing, store, committed, alone), look, execution.wait)
+            left, alone = look(), replace(execution, workers=1, progress=False)
+            run_in_workers(min(execution.workers, len(left)), (left, store, committed, alone), look, execution.wait)
             if left := look():
                 raise RuntimeError(f"{len(left)} of {len(runs)} runs have no row in {store.path}: all workers died. "
                                    "Call again with fewer of them; each run goes on from its last epoch")
