@@ -167,12 +167,7 @@ def make_record(
     prepared: Prepared, found: SearchResult, curve: pd.DataFrame, choices: Mapping[str, Choice],
     settings: Mapping[str, object], multiple: int = 1, network: Network = Network(),
 ) -> dict[str, object]:  # fmt: skip
-    """What a report of these steps shows, as JSON can hold it.
-
-    Args:
-        curve: of `auc_space_curve`. choices: by name, the choice first; alone, or as `differences` takes them.
-        settings: as the user gave them.
-    """
+    """What a report of these steps shows, as JSON can hold it; `choices`: one by its name, or as for `differences`."""
     data, (chosen, *_), rows = prepared.data, choices.values(), network.table_rows(prepared.data.cardinalities)
     here = environment(str(next(chosen.model.parameters()).device))
     parts = {"train": data.train, "validation": data.val, "test": data.test}

@@ -38,12 +38,8 @@ def budget_parameters(
 ) -> int:  # fmt: skip
     """The budget in stored values, from a share of what MaD stores or from bytes in float32; one of the two is given.
 
-    Args:
-        cardinalities: rows of each table [M], padded to a multiple of `multiple` values.
-        d_max: the largest candidate dimension. max_space: above 0 and at most 1. max_bytes: 4 or more.
-
-    Raises:
-        ValueError: both limits or neither are given, or one is out of its range.
+    Tables have `cardinalities` [M] rows, each padded to a multiple of so many values; those of MaD are `d_max` wide.
+    ValueError: both limits or neither are given, or one is out of its range.
     """
     if (max_space is None) == (max_bytes is None):
         raise ValueError(f"max_space={max_space}, max_bytes={max_bytes}: give exactly one of the two")
@@ -173,17 +169,11 @@ def space_curve(
     alpha: torch.Tensor, candidates: Candidates, fields: Sequence[str], cardinalities: Sequence[int],
     shares: Sequence[float] = (0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0), multiple: int = 1,
 ) -> pd.DataFrame:  # fmt: skip
-    """The most probable assignments at a range of budgets, one row each, by rising Space.
+    """The most probable assignments (`dims_within`) at a range of budgets, one row each, by rising Space.
 
-    Args:
-        shares: budgets, see `budget_parameters`; those too small are left out. The rest: see `dims_within`.
-
-    Returns:
-        Columns `share` (the smallest asked that gives this assignment), `space`, `parameters` (without padding),
-        `bytes` (float32, padded), `log_probability` (nats) and `dims` (field to dimension).
-
-    Raises:
-        ValueError: no share leaves room for the smallest tables, or see `dims_within`.
+    Columns are `share` (the smallest asked that gives this assignment), `space`, `parameters` (without padding),
+    `bytes` (float32, padded), `log_probability` (nats) and `dims` (field to dimension). Shares too small are left out;
+    ValueError if all are.
     """
     rows: dict[tuple[int, ...], dict] = {}
     for share in sorted(shares):

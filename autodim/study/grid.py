@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Lock, Thread
 
@@ -55,11 +54,11 @@ def compute_threads(n: int) -> Iterator[None]:
     finally:
         torch.set_num_threads(before)
 
-# %% ../../nbs/study/02_grid.ipynb #58a58a37
+# %% ../../nbs/study/02_grid.ipynb #bf60151f
 load_once = lru_cache(maxsize=1)(load_dataset)  # runs of one seed follow each other in a grid
 ONE_RUN = Lock()
 
-# %% ../../nbs/study/02_grid.ipynb #bf60151f
+
 def train_run(run: Run, execution: Execution, begun: Path | None) -> dict[str, object]:
     """Load the data of a run and carry it out, or go on with what is begun of it; the row to record."""
     with ONE_RUN, compute_threads(execution.threads):
@@ -93,19 +92,18 @@ def train_missing(
 
     def claimed() -> Iterator[tuple]:
         for run in missing:
-            claim = claims[run.run_id] = ExitStack()
+            claim = claims[run.run_id] = at_the_end.enter_context(ExitStack())
             if claim.enter_context(store.claim(run.run_id)) and run.run_id not in finished().index:
                 yield delayed(train_run)(run, execution, begun(run.run_id))
             else:
-                claims.pop(run.run_id).close()
+                claim.close()
 
     parallel = Parallel(at_once, prefer="threads", return_as="generator_unordered", pre_dispatch=at_once, batch_size=1)
     with ExitStack() as at_the_end:
-        at_the_end.callback(lambda: [claim.close() for claim in claims.values()])
         for row in parallel(claimed()):
             store.append(row)
             forget(begun(row["run_id"]))
-            claims.pop(row["run_id"]).close()
+            claims[row["run_id"]].close()
             yield row["run_id"]
 
 # %% ../../nbs/study/02_grid.ipynb #b0c26dbc
@@ -115,17 +113,15 @@ def begun_or_new(runs: Sequence[Run], committed: Collection[str], recorded: Coll
     return [r for r in runs if r.run_id in recorded or (r.dataset, r.seed) not in begun]
 
 # %% ../../nbs/study/02_grid.ipynb #dac7b960
-def work(
-    runs: Sequence[Run], store: Store, committed: Sequence[Store], execution: Execution, outcome: Connection
-) -> None:
-    """What a worker process does: the loop over runs, on the same store, unless the process that began it ends."""
+def work(arguments: tuple, outcome: Connection) -> None:
+    """What a worker process does: `run_grid`, on the same store, unless the process that began it ends."""
     def end_with_parent() -> None:
         parent_process().join()
         os._exit(1)
 
     Thread(target=end_with_parent, daemon=True).start()
     try:
-        run_grid(runs, store, committed, execution)
+        run_grid(*arguments)
         outcome.send(None)
     except KeyboardInterrupt:  # the parent has been told, too
         os._exit(1)
@@ -133,25 +129,21 @@ def work(
         outcome.send(error)
 
 
-def run_in_workers(
-    runs: Sequence[Run], store: Store, committed: Sequence[Store], execution: Execution, look: Callable[[], object]
-) -> None:
-    """Let processes share the runs until all of them have ended, and `look` now and then; none outlives this call.
+def run_in_workers(n: int, arguments: tuple, look: Callable[[], object], wait: float) -> None:
+    """Let n processes `run_grid` until all have ended, and `look` every `wait` seconds; none outlives this call.
 
     Raises what a worker raised. One that was killed is noticed with a warning: the others take over its run.
     """
-    context, own = get_context("spawn"), replace(execution, workers=1, progress=False)
-    workers: dict[Connection, BaseProcess] = {}
+    context, workers = get_context("spawn"), {}
     try:
-        for _ in range(min(execution.workers, len(runs))):
+        for _ in range(n):
             outcome, end = context.Pipe(duplex=False)
-            worker = context.Process(target=work, args=(runs, store, committed, own, end))
-            worker.start()
+            workers[outcome] = context.Process(target=work, args=(arguments, end))
+            workers[outcome].start()
             end.close()  # so that the worker's end is the only one, and closes with it
-            workers[outcome] = worker
         running = set(workers)
         while running:
-            for outcome in connection.wait(running, timeout=execution.wait):
+            for outcome in connection.wait(running, timeout=wait):
                 running.remove(outcome)
                 try:
                     error = outcome.recv()
@@ -159,7 +151,7 @@ def run_in_workers(
                     workers[outcome].join()
                     warnings.warn(f"a worker process died (exit code {workers[outcome].exitcode}); is memory short?")
                     continue
-                if error is not None:
+                if error:
                     raise error
             look()
     finally:
@@ -181,9 +173,6 @@ def run_grid(
         store: where new rows are appended; its finished runs are not repeated.
         committed: further stores to take rows from; never written to.
         complete: if not, take what there is of seeds that have rows in `committed`, and train only the other seeds.
-
-    Raises:
-        RuntimeError: the worker processes died before all runs had rows.
     """
     def finished() -> pd.DataFrame:
         found = [rows for rows in (s.read() for s in (*committed, store)) if len(rows)]
@@ -200,7 +189,8 @@ def run_grid(
             return left
 
         if execution.workers > 1 and not on_cluster():
-            run_in_workers(look(), store, committed, execution, look)
+            left, alone = look(), replace(execution, workers=1, progress=False)
+            run_in_workers(min(execution.workers, len(left)), (left, store, committed, alone), look, execution.wait)
             if left := look():
                 raise RuntimeError(f"{len(left)} of {len(runs)} runs have no row in {store.path}: all workers died. "
                                    "Call again with fewer of them; each run goes on from its last epoch")

@@ -38,16 +38,10 @@ from ..training.runtime import Runtime
 
 # %% ../../nbs/study/00_runs.ipynb #15982718
 def recorded(config: object) -> dict[str, object]:
-    """A configuration as nested dicts, as rows have it: what has another name today stands under its recorded one.
-
-    Settings that came later stay out at their default: they change no old run.
-    """
-    found = {}
-    for f in fields(config):
-        value = getattr(config, f.name)
-        if not f.metadata.get("omit_if_default") or value != f.default:
-            found[f.metadata.get("recorded_as", f.name)] = recorded(value) if is_dataclass(value) else value
-    return found
+    """A configuration as nested dicts, under the names of the first rows; later settings stay out at their default."""
+    values = {f: getattr(config, f.name) for f in fields(config)}
+    return {f.metadata.get("recorded_as", f.name): recorded(value) if is_dataclass(value) else value
+            for f, value in values.items() if not f.metadata.get("omit_if_default") or value != f.default}
 
 # %% ../../nbs/study/00_runs.ipynb #10a2f0ed
 LATER = {"omit_if_default": True}
@@ -256,10 +250,8 @@ def search_record(found: SearchResult, points: int = 60) -> dict[str, object]:
 def run_one(run: Run, data: Data, runtime: Runtime = Runtime(), begun: Path | None = None) -> dict[str, object]:
     """Carry out a run: choose dimensions, train, and read the test part once. Returns the row to record.
 
-    Args:
-        runtime: the device, and whether there is a bar; seeds are the run's own.
-        begun: the start of the names of two files that keep each epoch, of the search and of the training; what an
-            interrupted run has left there is gone on from. None: nothing is kept.
+    The runtime gives device and bar; seeds are the run's own. `begun` is the start of the names of two files that keep
+    each epoch, of search and training, for an interrupted run to go on from; None: nothing is kept.
     """
     started, data = datetime.now(UTC), data.to(runtime.device)
     clock = TimedCheckpoint(with_state(runtime, run, data, begun, "search"))
