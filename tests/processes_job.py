@@ -1,6 +1,6 @@
 """What tests/test_processes.py starts with torchrun in two processes, and runs in one itself to compare.
 
-    torchrun --nproc-per-node 2 processes_job.py FOLDER all|lose|resume
+    torchrun --nproc-per-node 2 processes_job.py FOLDER all|lose|resume|mistake
 """
 import contextlib
 import copy
@@ -208,6 +208,9 @@ if __name__ == "__main__":
         assert processes == Processes(int(os.environ["RANK"]), 2) and processes != Processes()
         if task == "all":
             found = everything(folder, processes)
+        elif task == "mistake":
+            torch.ones(2, 3) @ torch.ones(3 - processes.rank, 3)  # the shapes do not fit in process 1
+            found = processes.wait()
         else:  # the search of "noisy search", killed or gone on with; an epoch is 5 batches for W, and 2 or 3 for alpha
             Mortal.last = 14 if task == "lose" else 0
             BACKBONES["Mortal"] = Backbone(Mortal)

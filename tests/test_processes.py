@@ -163,6 +163,15 @@ def test_a_lost_process_ends_the_job_with_a_message_and_the_same_command_goes_on
         assert same(torch.load(folder / f"resume {rank}.pt"), both[rank]["noisy search"])
 
 
+def test_a_mistake_in_one_process_shows_its_own_traceback_and_the_other_says_that_it_is_gone(folder):
+    ended = launched(folder, "mistake")
+    assert ended.returncode != 0 and not list(folder.glob("mistake*.pt"))
+    lines = {rank: [line for line in ended.stderr.splitlines() if line.startswith(f"[rank{rank}]")] for rank in (0, 1)}
+    assert "RuntimeError: mat1 and mat2 shapes cannot be multiplied" in lines[1][-1]
+    assert any("processes_job.py" in line for line in lines[1]) and not any("ProcessLost" in line for line in lines[1])
+    assert "ProcessLost: process 0 of 2" in lines[0][-1]
+
+
 # ---------------------------------------------------------------- what cannot be
 
 def test_errors_are_the_same_in_both_processes(both):
