@@ -49,9 +49,10 @@ def randomised(module: nn.Module) -> nn.Module:
 
 def blank(name: str, **settings: object) -> DLRS:
     """Our model, all weights and statistics NaN: one that is not copied from the peer makes the comparison fail."""
-    model, dims = DLRS(SIZES, [D] * len(SIZES)), [D] * len(SIZES)
-    model.backbone = BACKBONES[name].build(dims, SIZES, Network(name, HIDDEN, learned_scale=False), **settings)
-    model.eval()
+    dims, network = [D] * len(SIZES), Network(name, HIDDEN, learned_scale=False)
+    with torch.random.fork_rng():  # its draws are thrown away: the peers' are the same whatever we build
+        model = DLRS(SIZES, dims, network).eval()
+        model.backbone = BACKBONES[name].build(dims, SIZES, network, **settings).eval()
     for t in model.state_dict().values():
         if t.is_floating_point():
             t.fill_(torch.nan)
