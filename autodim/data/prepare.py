@@ -112,7 +112,7 @@ def encode_field(
     c, values = table.names.index(name), table.values(name)
     counts = np.zeros(len(values) + 1, dtype=np.int64)  # of training rows (bool [n]), the missing value's at the end
     for rows, group, codes in zip(table.slices(), table.groups, table.group_codes(name)):
-        found = np.bincount(codes_of(group.columns()[c])[training[rows]] + 1, minlength=len(codes))
+        found = np.bincount(codes_of(group.column(c))[training[rows]] + 1, minlength=len(codes))
         np.add.at(counts, codes, np.roll(found, -1))
     vocabulary, ids = fit_values(name, values, counts, rule, min_count)
     of_groups = (pa.record_batch({"id": ids[codes]}) for codes in table.group_codes(name))
@@ -125,8 +125,8 @@ def write_group(
     starts: Sequence[int],
 ) -> None:  # fmt: skip
     """Write ids and labels (of rows [n]) of group g into the arrays of the three parts, each from its start on."""
-    columns, encoded = [table.names.index(name) for name in fields], table.groups[g].columns()
-    codes = [codes_of(encoded[c]) for c in columns]
+    columns = [table.names.index(name) for name in fields]
+    codes = [codes_of(table.groups[g].column(c)) for c in columns]
     tables = [read_arrow(table.folder / f"ids-{c}.arrow").get_batch(g)["id"].to_numpy() for c in columns]
     order = np.argsort(parts, kind="stable")
     ids = np.empty((len(order), len(fields)), dtype=np.int32)  # [n, M], sorted by part

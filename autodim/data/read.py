@@ -248,17 +248,17 @@ class Group(NamedTuple):
     """Rows of a file that were encoded together.
 
     Args:
-        path: where its columns are, dictionary-encoded. file: that was read. start: its first row there. rows: n.
+        folder: of a file for each column. file: that was read. start: its first row there. rows: n.
     """
 
-    path: Path
+    folder: Path
     file: Path
     start: int
     rows: int
 
-    def columns(self) -> list[pa.DictionaryArray]:
-        """Its columns, each with values of its own, text [D], and their codes, int32 [n]."""
-        return read_arrow(self.path).get_batch(0).columns
+    def column(self, c: int) -> pa.DictionaryArray:
+        """Column number c: values of its own, text [D], and their codes, int32 [n]."""
+        return read_arrow(self.folder / f"{c}.arrow").get_batch(0).column(0)
 
 # %% ../../nbs/data/06_read.ipynb #5b1e07ab
 def codes_of(column: pa.DictionaryArray) -> np.ndarray:
@@ -286,15 +286,16 @@ def read_file(
     folder.mkdir()
     batches = (read_parquet(path, wanted, advance) if path.suffix.lower() == ".parquet"
                else read_text(path, layout, wanted, advance))
-    names, groups, start, waiting = list(wanted), [], 0, iter([])
+    groups, start, waiting = [], 0, iter([])
     with ThreadPoolExecutor(threads) as pool:
         while True:
             rows = list(islice(batches, GROUP))  # while the threads encode those before
             if columns := list(waiting):
-                group = pa.record_batch(columns, names)
-                groups.append(Group(folder / f"{start}.arrow", path, start, len(group)))
-                write_arrow(groups[-1].path, [group])
-                start += len(group)
+                groups.append(Group(folder / str(start), path, start, len(columns[0])))
+                groups[-1].folder.mkdir()
+                for c, column in enumerate(columns):  # a file each: one with all would be opened once for each of them
+                    write_arrow(groups[-1].folder / f"{c}.arrow", [pa.record_batch({"value": column})])
+                start += len(columns[0])
             if not rows:
                 return groups
             waiting = pool.map(encode, pa.Table.from_batches(rows).itercolumns())
@@ -342,7 +343,7 @@ class EncodedTable:
     def codes(self, name: str) -> Iterator[np.ndarray]:
         """The codes of a column, group by group: int32 [n]; -1: missing."""
         for group, codes in zip(self.groups, self.group_codes(name)):
-            yield codes[codes_of(group.columns()[self.names.index(name)])]
+            yield codes[codes_of(group.column(self.names.index(name)))]
 
     def locate(self, name: str, wrong: np.ndarray) -> tuple[str, int]:
         """The first row whose value is wrong (bool [D + 1], the missing one last), in words, and the value's code."""
@@ -361,7 +362,7 @@ def merge_column(folder: Path, groups: Sequence[Group], c: int) -> None:
         nonlocal known, counts
         waiting, rows = [], []  # values, text [D], and of how many rows, the missing one first: int64 [D + 1]
         for group in groups:
-            column = group.columns()[c]
+            column = group.column(c)
             waiting.append(column.dictionary.cast(pa.large_string()))
             rows.append(np.bincount(codes_of(column) + 1, minlength=len(waiting[-1]) + 1))
             if group is groups[-1] or sum(map(len, waiting)) > max(MERGED, len(known)):
