@@ -12,7 +12,8 @@ import pytest
 
 from autodim.data.files import DataError
 from autodim.app.page import (
-    by_parameters, bytes_text, cautions, draw_models, facts, page, percent, printable, short, sizes, summary, write_page,
+    by_parameters, bytes_text, cautions, draw_models, facts, page, percent, printable, short, sizes, summary,
+    write_page,
 )  # fmt: skip
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}

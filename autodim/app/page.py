@@ -104,7 +104,7 @@ def sizes(size: Mapping[str, int] | None) -> list[str]:
     return [f"The whole model has {total}: the tables {bytes_text(size['tables'])}, the network after them "
             f"{bytes_text(size['network'])}.", *said]
 
-
+# %% ../../nbs/app/02_page.ipynb #01927747
 def answer(record: Record) -> list[str]:
     """What came out, in sentences: size, test AUC with DeLong's interval, and each difference in the record's words."""
     chosen, half = record["outcomes"][0], half_width(record["outcomes"][0])
@@ -127,7 +127,7 @@ def answer(record: Record) -> list[str]:
                          "train with rivals (rivals=True, or --rivals), which trains the widest and the uniform dimensions beside it.")
     return sentences
 
-
+# %% ../../nbs/app/02_page.ipynb #bc5ab9bd
 def by_parameters(record: Record) -> list[Record]:
     """The fields, those of most parameters first; equal ones in the table's order."""
     return sorted(record["fields"], key=lambda field: -field["parameters"])
@@ -333,8 +333,8 @@ NOTES = """
 <section><h2>How to read this</h2>
 <ul>
 <li>Space is the share of the embedding tables' parameters that is kept. 100 % is the widest candidate, {{ widest }},
-for every field; the network after the embeddings counts in the size of the whole model alone. Sizes are float32 with any padding, 1 MB is
-1,000,000 bytes.</li>
+for every field; the network after the embeddings counts in the size of the whole model alone. Sizes are float32 with
+any padding, 1 MB is 1,000,000 bytes.</li>
 <li>A uniform dimension of equal Space takes as many parameters and no search: it is the rival that a search has to
 beat. Where that is no whole number, the AUC is taken between its two neighbours, on a straight line.</li>
 <li>Intervals are DeLong's: how far an AUC, or a difference on the same rows, would move with other test rows. They do

@@ -49,7 +49,7 @@ ENTROPY, HANDFUL = 0.9, 5  # above this entropy of α, or with fewer steps of it
 
 
 def decision(found: SearchResult) -> dict[str, object]:
-    """Whether a search `decided`, its `alpha_steps`, and the `entropy` of α at its end, from 0 to 1, mean over fields."""
+    """Whether a search `decided`, its `alpha_steps`, and the mean `entropy` of α at its end, from 0 to 1."""
     left, steps = float(entropy(found.alpha).mean()), len(found.history["step"])
     return {"decided": left <= ENTROPY and steps >= HANDFUL, "entropy": round(left, 4), "alpha_steps": steps}
 
@@ -205,6 +205,7 @@ def make_record(
 ) -> dict[str, object]:  # fmt: skip
     """What a report of these steps shows, as JSON can hold it; `choices`: one by its name, or as for `differences`."""
     data, (chosen, *_), rows = prepared.data, choices.values(), network.table_rows(prepared.data.cardinalities)
+    decided = {name: decision(found)[name] for name in ("decided", "alpha_steps")}
     here = environment(str(next(chosen.model.parameters()).device))
     parts = {"train": data.train, "validation": data.val, "test": data.test}
     sizes = zip(chosen.dims.items(), data.cardinalities, rows, found.alpha.tolist())
@@ -220,7 +221,7 @@ def make_record(
                  "left_out": dict(prepared.schema.left_out), "fingerprint": data.fingerprint},
         "baseline": mean_logloss(data), "model_bytes": model_bytes(chosen.model, size),
         "candidates": list(found.model.selection.candidates.dims),
-        "fields": fields, "search": search_record(found)["path"] | {name: decision(found)[name] for name in ("decided", "alpha_steps")},
+        "fields": fields, "search": search_record(found)["path"] | decided,
         "curve": curve[["share", "space", "parameters", "bytes", "search_auc"]].to_dict("records"),
         "outcomes": [choice_record(name, c, table_bytes(c.dims.values(), rows, multiple), data.test.labels)
                      for name, c in choices.items()],
