@@ -13,6 +13,7 @@ import time
 import warnings
 from collections import Counter
 from multiprocessing import get_context
+from pathlib import Path
 
 import joblib
 import pandas as pd
@@ -22,6 +23,7 @@ import torch
 
 import autodim.study.grid
 from autodim.data.files import DataError
+from autodim.method.choice import file_checkpoint
 from autodim.training.checkpoint import FileCheckpoint
 from autodim.method.retrain import TrainConfig
 from autodim.method.search import SearchConfig, SearchResult
@@ -181,6 +183,21 @@ def test_a_killed_worker_loses_no_run(tmp_path):
     whole = run_grid(runs, Store(tmp_path / "serial.csv"), execution=QUIET)
     pd.testing.assert_frame_equal(rows[RESULTS], whole[RESULTS], check_exact=True)
     assert workers_of(psutil.Process()) == [] and not has_state(store)
+
+
+def test_half_written_states_of_killed_workers_go_with_the_run(tmp_path):
+    runs, store = tiny_grid()[:2], Store(tmp_path / "s.csv")
+    store.locks.mkdir()
+    for run in runs:
+        for step in ("search", "train"):  # where a worker that is killed while it writes leaves them
+            checkpoint = file_checkpoint(store.locks, f"{store.path.stem}-{run.run_id}-{step}")
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+                patch.setattr(Path, "unlink", lambda *_, **__: None)
+                checkpoint.save({"epoch": 1})
+    assert len(list(store.locks.glob(".*.part"))) == 4
+    run_grid(runs, store, execution=QUIET)
+    assert not has_state(store)
 
 
 class Deadly(Run):

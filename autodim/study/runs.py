@@ -25,7 +25,7 @@ import torch
 
 from .. import __version__
 from ..data.batches import Data
-from ..data.files import find_root
+from ..data.files import find_root, remove_file
 from ..method.backbones import Network
 from ..method.baselines import bias_only, random_dims, uniform_dims
 from ..method.choice import TimedCheckpoint, file_checkpoint, score_choice, train_choice
@@ -233,7 +233,7 @@ def with_state(runtime: Runtime, run: Run, data: Data, begun: Path | None, step:
 def forget(begun: Path | None) -> None:
     """Remove what was kept of a run that has ended."""
     for step in ("search", "train") if begun else ():
-        file_checkpoint(begun.parent, f"{begun.name}-{step}").path.unlink(missing_ok=True)
+        remove_file(file_checkpoint(begun.parent, f"{begun.name}-{step}").path)
 
 # %% ../../nbs/study/00_runs.ipynb #b5058091
 def search_record(found: SearchResult, points: int = 60) -> dict[str, object]:
