@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BUCKETS', 'PANDAS_KINDS', 'MISSING', 'TRUTHS', 'POLARS_KINDS', 'ARROW_KINDS', 'Rule', 'Facts', 'judge', 'kind_of',
            'check_values', 'facts_of_column', 'as_dates', 'as_kind', 'typed', 'kind_of_texts', 'facts_of_texts',
-           'ColumnOptions', 'Schema', 'schema_from_dict', 'check_names', 'check_options', 'recognise',
+           'ReadOptions', 'ColumnOptions', 'Schema', 'schema_from_dict', 'check_names', 'check_options', 'recognise',
            'recognise_frame', 'encode_labels', 'classes_from_list', 'time_ranks']
 
 # %% ../../nbs/data/05_columns.ipynb #d8a1ca3a
@@ -173,6 +173,22 @@ def facts_of_texts(values: pl.Series, kind: str, counts: np.ndarray) -> Facts:
 
 # %% ../../nbs/data/05_columns.ipynb #2a71f8e8
 @dataclass(frozen=True)
+class ReadOptions:
+    """What a user says of how text files are written; None: their first rows tell.
+
+    Args:
+        sep: between values. names: of the columns, if there is no header.
+        decimal: "," or ".", the point of numbers in files that are not separated by commas.
+        label: the one of the names that new rows may lack.
+    """
+
+    sep: str | None = None
+    names: Sequence[str] | None = None
+    decimal: str | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True)
 class ColumnOptions:
     """What a user says of the columns of a table.
 
@@ -181,12 +197,16 @@ class ColumnOptions:
         numerical: columns that are numbers, and how they are cut: "criteo" or a number of quantile buckets.
         exclude: columns to leave out.
         min_count: values seen less often in training share the OOV id.
+        positive: which labels are positive, such as ">=4" or "yes"; None: of two classes, the greater. See `is_positive`.
+        reading: how files are written.
     """
 
     categorical: Sequence[str] = ()
     numerical: Mapping[str, Buckets] | None = None
     exclude: Sequence[str] = ()
     min_count: int = 2
+    positive: str | None = None
+    reading: ReadOptions = ReadOptions()
 
 
 @dataclass(frozen=True)

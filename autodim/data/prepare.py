@@ -274,7 +274,8 @@ def prepare_files(
     for path in source.files:
         check_file(path)
         sources.append({"file": path.name, "bytes": path.stat().st_size, "changed": path.stat().st_mtime_ns})
-    content = [FORMAT, list(source.wanted), list(source.layout), settings, sources]
+    layout = [value for name, value in source.layout._asdict().items() if value or name != "decimal"]
+    content = [FORMAT, list(source.wanted), layout, settings, sources]
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     made = folder.parent / f".{folder.name}.part-{os.getpid()}"
     try:
