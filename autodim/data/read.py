@@ -310,7 +310,8 @@ def layout_of(path: Path, options: ColumnOptions, known: Collection[str]) -> tup
 def shared_layout(paths: Sequence[Path], options: ColumnOptions, known: Collection[str]) -> tuple[Layout, str]:
     """`layout_of` the first of several files; DataError: another one has a header where that has none, or has none."""
     layout, note = layout_of(paths[0], options, known)
-    options, decimal = replace(options, reading=replace(options.reading, sep=layout.separator)), dict.fromkeys(layout.decimal)
+    reading = replace(options.reading, sep=layout.separator, names=layout.columns or None)
+    options, decimal = replace(options, reading=reading), dict.fromkeys(layout.decimal)
     for path in paths[1:]:
         other, _ = layout_of(path, options, known)
         if bool(other.columns) != bool(layout.columns):
