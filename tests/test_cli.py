@@ -283,6 +283,29 @@ def test_the_report_is_a_page(trained, tmp_path):
     assert code == 0 and "AutoDim keeps" in out and "<html" in text and "user" in text and "price" in text
 
 
+@pytest.mark.parametrize("option, value", [("--f", 1000), ("--batch-size", 100_000)])
+def test_a_search_of_a_step_or_two_decided_nothing_and_says_so_first(option, value, copy):
+    arguments = [copy, *(SEARCH + [option, str(value)])]
+    code, out, _ = call("search", *arguments)
+    assert code == 0 and out.startswith("The search decided nothing")
+    assert all(name in out.splitlines()[0] for name in ("f", "batch_size", "search_epochs", "alpha_lr"))
+    found = json.loads(call("search", *arguments, "--json")[1])["search"]
+    assert found["decided"] is False and found["alpha_steps"] <= 2 and found["entropy"] > 0.99
+    assert call("train", copy, *TRAIN, "--no-rivals")[1].splitlines()[0].startswith("The search decided nothing")
+    known = json.loads(call("report", copy, "--json")[1])
+    assert known["search"] == found and known["cautions"][0].startswith("The search decided nothing")
+
+
+def test_a_dead_model_says_so_first(copy):
+    assert call("search", copy, *SEARCH, "--lr", "1000")[0] == 0
+    code, out, _ = call("train", copy, *TRAIN)
+    assert code == 0 and "orse than no" in " ".join(out.splitlines()[:2]) or "probabilities" in out.splitlines()[0]
+    for command in (["train", copy, *TRAIN], ["report", copy]):
+        known = json.loads(call(*command, "--json")[1])
+        assert known["outcomes"][0]["test_logloss"] > known["baseline"] and "the label's mean alone" in str(known["cautions"])
+    assert "no loss worth naming" not in out and "as good" not in out
+
+
 def test_budgets_replace_each_other(copy):
     code, out, _ = call("train", copy, "--max-space", "0.4", *TRAIN, "--json", "--no-rivals")
     assert code == 0 and json.loads(out)["space"] <= 0.4 and len(json.loads(out)["outcomes"]) == 1

@@ -1,6 +1,7 @@
 """The report on one table: what a browser, a reader and a hostile table would find in it."""
 import base64
 import copy
+import html
 import json
 import re
 import xml.etree.ElementTree as ElementTree
@@ -11,7 +12,8 @@ import pytest
 
 from autodim.data.files import DataError
 from autodim.app.page import (
-    by_parameters, bytes_text, draw_models, page, percent, printable, short, summary, write_page,
+    by_parameters, bytes_text, cautions, draw_models, facts, page, percent, printable, short, sizes, summary,
+    write_page,
 )  # fmt: skip
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -204,6 +206,52 @@ def test_the_answer_comes_first_with_the_record_words(record, document):
         assert len(sentence) == 1
         said = [float(x.replace("−", "-")) for x in re.findall(r"[+−]\d\.\d{4}", sentence[0])]
         assert said == [round(d["mean"], 4), round(d["low"], 4), round(d["high"], 4)]
+
+
+DEAD = {"test_auc": 0.5, "test_auc_error": 0.0, "test_logloss": 1.2e7}
+KNOWN = {"baseline": 0.6, "model_bytes": {"tables": 5_190, "network": 1_284_810, "total": 1_290_000}}
+
+
+@pytest.mark.parametrize("outcome, search, expected", [
+    ({}, {"decided": True}, []),
+    ({}, {"decided": False, "alpha_steps": 1}, ["The search decided nothing: 1 step of"]),
+    (DEAD, {}, ["Do not use this model: its test AUC, 0.5000, is not above .5", "Worse than no model: the test Logloss is 1.2e+07"]),
+    ({"test_auc": 0.52, "test_auc_error": 0.02}, {}, ["Do not use this model: its test AUC, 0.5200"]),
+    ({"test_auc": 0.54, "test_auc_error": 0.02}, {}, []),
+    ({"test_auc": 0.3, "test_auc_error": 0.02}, {}, ["Do not use this model"]),
+    ({"test_auc": 0.5, "test_auc_error": None}, {}, []),  # no interval, so nothing is said of it
+    ({"test_logloss": 0.6001}, {}, ["Do not use its probabilities: the test Logloss is 0.6001"]),
+    ({"test_logloss": float("nan")}, {}, ["Do not use its probabilities"]),
+    ({"test_logloss": 0.6}, {}, []),
+    (DEAD, {"decided": False, "alpha_steps": 60}, ["Do not use this", "Worse than no", "The search decided nothing: 60 steps of"]),
+])
+def test_what_is_no_result_is_said_first(outcome, search, expected):
+    changed = made() | KNOWN
+    changed["outcomes"][0] |= outcome
+    changed["search"] |= search
+    said = cautions(changed)
+    assert len(said) == len(expected) and all(line.startswith(start) for line, start in zip(said, expected))
+    assert summary(changed).splitlines()[:len(said)] == said == facts(changed)["cautions"]
+    document = page(changed, "T")
+    first = re.search(r"</h1>\s*<div class=\"(\w+)\">\s*<p>(.*?)</p>", document)
+    assert first[1] == ("caution" if said else "answer")
+    assert not said or html.unescape(first[2]).startswith(expected[0])
+    undecided = search.get("decided") is False
+    assert all(word in " ".join(said) for word in (["smaller f", "batch_size", "search_epochs", "alpha_lr"] * undecided))
+
+
+def test_a_record_of_an_older_version_says_the_less(record):
+    assert not {"baseline", "model_bytes"} & record.keys() and "decided" not in record["search"]
+    assert cautions(record) == [] and "whole model" not in summary(record) and "label's mean" not in page(record)
+    assert facts(record)["model_bytes"] is None and facts(record)["search"]["decided"] is None
+
+
+def test_the_whole_model_s_size_and_when_tables_are_a_trivial_share(record):
+    for text in (summary(record | KNOWN), " ".join(Reader(page(record | KNOWN)).texts)):
+        assert "The whole model has 1.29 MB: the tables 5.19 kB, the network after them 1.28 MB." in text
+        assert "trivial share of this model, 0.40 %" in text
+    assert len(sizes({"tables": 100, "network": 900, "total": 1000})) == 1
+    assert len(sizes({"tables": 99, "network": 901, "total": 1000})) == 2
 
 
 def test_several_tables_a_field_count_in_the_widest_too(record):

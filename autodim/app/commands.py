@@ -67,6 +67,7 @@ def searched(
 def search_command(options: argparse.Namespace) -> Answer:
     """Search the dimensions (Algorithm 1)."""
     from autodim.app.steps import curve_of
+    from autodim.app.workflow import decision, undecided_words
     from autodim.method.metrics import space
 
     folder = Path(options.run)
@@ -80,11 +81,14 @@ def search_command(options: argparse.Namespace) -> Answer:
     choices = [f"{row['space']:>7.1%} {row['bytes'] / 1e6:>10.3f} MB   {row['search_auc']:.4f}" for row in table]
     middle = table[len(table) // 2]
     share_of, kilobytes = math.ceil(100 * middle["space"]) / 100, math.ceil(middle["bytes"] / 1000)
-    text = ["field                     dim", *lines,
+    decided = decision(found)
+    first = [] if decided["decided"] else [undecided_words(decided["alpha_steps"], decided["entropy"]), ""]
+    text = [*first, "field                     dim", *lines,
             f"Space {share:.1%} of dimension {settings.dims[-1]} for every field; in {folder / 'dims.json'}", "",
             "  Space       tables   search-time AUC (validation; a hint)", *choices,
             f"Next: autodim train {quoted(folder)}   (a budget: --max-space {share_of}, or --max-bytes {kilobytes}kB)"]
-    return {"run": str(folder), "dims": found.dims, "space": share, "curve": table}, "\n".join(text)
+    answer = {"run": str(folder), "search": decided, "dims": found.dims, "space": share, "curve": table}
+    return answer, "\n".join(text)
 
 # %% ../../nbs/app/08_commands.ipynb #5c8f3832
 def dims_from(path: Path, fields: Sequence[str], d_max: int) -> dict[str, int]:
@@ -127,7 +131,7 @@ def check_untouched(folder: Path, run: Mapping[str, object], found: Mapping[str,
 
 def train_command(options: argparse.Namespace) -> Answer:
     """Train the compact model and its rivals, and compare them on the test rows."""
-    from autodim.app.page import summary
+    from autodim.app.page import facts, summary
     from autodim.app.steps import train_step
 
     folder, dims, changed = Path(options.run), None, given(options)
@@ -147,10 +151,9 @@ def train_command(options: argparse.Namespace) -> Answer:
     if options.processes.rank == 0:
         save_trained(trained, folder / "model")
         keep_settings(folder, run, changed, trained.dims)
-    outcomes = [{k: v for k, v in o.items() if k != "history"} for o in trained.record["outcomes"]]
-    answer = {"run": str(folder), "dims": trained.dims, "space": outcomes[0]["space"],
-              "differences": trained.record["differences"], "outcomes": outcomes}
-    return answer, f"{shell_words(summary(trained.record))}\nNext: autodim report {quoted(folder)}"
+    known = {"run": str(folder), "dims": trained.dims, "space": trained.record["outcomes"][0]["space"]}
+    text = f"{shell_words(summary(trained.record))}\nNext: autodim report {quoted(folder)}"
+    return known | facts(trained.record), text
 
 # %% ../../nbs/app/08_commands.ipynb #c0a41824
 def trained_of(folder: Path) -> Trained:
@@ -180,12 +183,13 @@ def trained_of(folder: Path) -> Trained:
 
 def report_command(options: argparse.Namespace) -> Answer:
     """Write the report, one page of HTML."""
-    from autodim.app.page import summary, write_page
+    from autodim.app.page import facts, summary, write_page
 
     folder = Path(options.run)
     path, record = Path(options.to or folder / "report.html"), trained_of(folder).record
     write_page(record, path)
-    return {"run": str(folder), "report": str(path)}, f"{shell_words(summary(record))}\nThe page: {path}"
+    text = f"{shell_words(summary(record))}\nThe page: {path}"
+    return {"run": str(folder), "report": str(path)} | facts(record), text
 
 
 def export_command(options: argparse.Namespace) -> Answer:

@@ -47,8 +47,8 @@ def read_run(folder: Path) -> dict[str, object]:
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
         raise DataError(f"{path} is damaged; prepare the table again") from None
     if unknown:
-        raise OtherVersion(f"{path} was written by another version of autodim ({run.get('autodim', 'unknown')}; this is "
-                           f"{__version__}), with settings unknown here ({', '.join(unknown)}): go on with that "
+        raise OtherVersion(f"{path} was written by another version of autodim ({run.get('autodim', 'unknown')}; this "
+                           f"is {__version__}), with settings unknown here ({', '.join(unknown)}): go on with that "
                            "version, or prepare the table into another folder, by --run")
     return run
 
@@ -85,7 +85,7 @@ def keep_settings(
 ) -> None:  # fmt: skip
     """Write dims.json, and into run.json the settings with which a command on this run went well.
 
-    If the table was prepared anew meanwhile, the new one's run.json stays, and a warning says whose dimensions these are.
+    If the table was prepared anew meanwhile, the new one's run.json stays, and a warning says whose these dims are.
     """
     with folder_lock(folder):
         now = read_run(folder)
