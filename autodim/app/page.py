@@ -124,7 +124,7 @@ def answer(record: Record) -> list[str]:
         sentences.append(f"Test AUC minus that of {rival}: {mean}, 95 % interval from {low} to {high}; {d['words']}.")
     if not record["differences"]:
         sentences.append("No rival was trained, so nothing here says whether the search was worth it: "
-                         "train with rivals (rivals=True, or --rivals), which trains the widest and the uniform dimensions beside it.")
+                         "repeat with `rivals`, which trains the widest and the uniform dimensions beside it.")
     return sentences
 
 # %% ../../nbs/app/02_page.ipynb #bc5ab9bd
