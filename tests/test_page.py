@@ -1,6 +1,7 @@
 """The report on one table: what a browser, a reader and a hostile table would find in it."""
 import base64
 import copy
+import html
 import json
 import re
 import xml.etree.ElementTree as ElementTree
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 
 from autodim.data.files import DataError
+from autodim.method.calibration import calibration_record
 from autodim.app.page import (
-    by_parameters, bytes_text, draw_models, page, percent, printable, short, summary, write_page,
+    by_parameters, bytes_text, cautions, draw_models, draw_probabilities, facts, page, percent, printable, short,
+    sizes, summary, write_page,
 )  # fmt: skip
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -101,6 +104,13 @@ def made(fields: int = 11, rivals: bool = True, seed: int = 0, names: list[str] 
     }  # fmt: skip
 
 
+def with_calibration(record: dict, slope: float = 0.8, intercept: float = -0.3) -> dict:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(-1, 1, 2000)
+    labels = rng.random(2000) < 1 / (1 + np.exp(0.3 - 0.8 * logits))
+    return record | {"calibration": calibration_record(logits, labels, (slope, intercept))}
+
+
 @pytest.fixture(scope="module")
 def record() -> dict:
     return made()
@@ -114,6 +124,31 @@ def document(record) -> str:
 @pytest.fixture(scope="module")
 def read(document) -> Reader:
     return Reader(document)
+
+
+# ---------------------------------------------------------------- probabilities
+
+def test_probabilities_before_and_after(record, document):
+    found = with_calibration(record)["calibration"]
+    read = check_self_contained(page(with_calibration(record)))
+    words = " ".join(" ".join(read.texts).split())
+    for name in ("before", "after"):
+        assert f"{found[name]['mean'] / found['share']:.2f} times" in words and f"{found[name]['logloss']:.4f}" in words
+    assert "slope 0.80, intercept −0.30" in words and len(read.of("img")) == 5 and "Platt" not in document
+    _, drawn = (c for c in draw_probabilities(with_calibration(record)).axes[0].containers)
+    assert list(drawn[0].get_xdata()) == [g["mean"] for g in found["after"]["groups"]]
+    bars = [bar[:, 1] for bar in drawn[2][0].get_segments()]
+    np.testing.assert_allclose(bars, [[g["low"], g["high"]] for g in found["after"]["groups"]])
+    assert page(json.loads(json.dumps(with_calibration(record)))) == page(with_calibration(record))
+
+
+def test_probabilities_that_were_left_alone_or_not_tested(record):
+    alone = page(with_calibration(record, 1.0, 0.0))
+    assert "not calibrated" in alone and "before calibration" not in alone
+    untested = record | {"calibration": calibration_record([], [], (0.8, 0.1))}
+    assert "Probabilities" not in page(untested)
+    with pytest.raises(DataError, match="record, in its model.json, is damaged"):
+        page(with_calibration(record) | {"calibration": {"after": {"mean": 0.1}}})
 
 
 # ---------------------------------------------------------------- one file, no network, no scripts
@@ -206,6 +241,52 @@ def test_the_answer_comes_first_with_the_record_words(record, document):
         assert said == [round(d["mean"], 4), round(d["low"], 4), round(d["high"], 4)]
 
 
+DEAD = {"test_auc": 0.5, "test_auc_error": 0.0, "test_logloss": 1.2e7}
+KNOWN = {"baseline": 0.6, "model_bytes": {"tables": 5_190, "network": 1_284_810, "total": 1_290_000}}
+
+
+@pytest.mark.parametrize("outcome, search, expected", [
+    ({}, {"decided": True}, []),
+    ({}, {"decided": False, "alpha_steps": 1}, ["The search decided nothing: 1 step of"]),
+    (DEAD, {}, ["Do not use this model: its test AUC, 0.5000, is not above .5", "Worse than no model: the test Logloss is 1.2e+07"]),
+    ({"test_auc": 0.52, "test_auc_error": 0.02}, {}, ["Do not use this model: its test AUC, 0.5200"]),
+    ({"test_auc": 0.54, "test_auc_error": 0.02}, {}, []),
+    ({"test_auc": 0.3, "test_auc_error": 0.02}, {}, ["Do not use this model"]),
+    ({"test_auc": 0.5, "test_auc_error": None}, {}, []),  # no interval, so nothing is said of it
+    ({"test_logloss": 0.6001}, {}, ["Do not use its probabilities: the test Logloss is 0.6001"]),
+    ({"test_logloss": float("nan")}, {}, ["Do not use its probabilities"]),
+    ({"test_logloss": 0.6}, {}, []),
+    (DEAD, {"decided": False, "alpha_steps": 60}, ["Do not use this", "Worse than no", "The search decided nothing: 60 steps of"]),
+])
+def test_what_is_no_result_is_said_first(outcome, search, expected):
+    changed = made() | KNOWN
+    changed["outcomes"][0] |= outcome
+    changed["search"] |= search
+    said = cautions(changed)
+    assert len(said) == len(expected) and all(line.startswith(start) for line, start in zip(said, expected))
+    assert summary(changed).splitlines()[:len(said)] == said == facts(changed)["cautions"]
+    document = page(changed, "T")
+    first = re.search(r"</h1>\s*<div class=\"(\w+)\">\s*<p>(.*?)</p>", document)
+    assert first[1] == ("caution" if said else "answer")
+    assert not said or html.unescape(first[2]).startswith(expected[0])
+    undecided = search.get("decided") is False
+    assert all(word in " ".join(said) for word in (["smaller f", "batch_size", "search_epochs", "alpha_lr"] * undecided))
+
+
+def test_a_record_of_an_older_version_says_the_less(record):
+    assert not {"baseline", "model_bytes"} & record.keys() and "decided" not in record["search"]
+    assert cautions(record) == [] and "whole model" not in summary(record) and "label's mean" not in page(record)
+    assert facts(record)["model_bytes"] is None and facts(record)["search"]["decided"] is None
+
+
+def test_the_whole_model_s_size_and_when_tables_are_a_trivial_share(record):
+    for text in (summary(record | KNOWN), " ".join(Reader(page(record | KNOWN)).texts)):
+        assert "The whole model has 1.29 MB: the tables 5.19 kB, the network after them 1.28 MB." in text
+        assert "trivial share of this model, 0.40 %" in text
+    assert len(sizes({"tables": 100, "network": 900, "total": 1000})) == 1
+    assert len(sizes({"tables": 99, "network": 901, "total": 1000})) == 2
+
+
 def test_several_tables_a_field_count_in_the_widest_too(record):
     changed = copy.deepcopy(record)  # as FFM's: M - 1 tables a field
     for what in (changed["fields"], changed["outcomes"]):
@@ -225,7 +306,7 @@ def test_words_are_the_record_s(record, words):
 def test_without_rivals_it_says_how_to_get_them():
     record = made(rivals=False)
     for text in (page(record), summary(record)):
-        assert "No rival was trained" in text and "rivals=True" in text and "minus that" not in text
+        assert "No rival was trained" in text and "minus that" not in text
         assert "their test rows" not in text
     assert "No rival" not in summary(made())
 

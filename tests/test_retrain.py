@@ -16,6 +16,7 @@ from autodim.method.metrics import Metrics, evaluate
 from autodim.method.backbones import Network
 from autodim.method.models import DLRS, loss_of
 from autodim.method.retrain import TrainConfig, fit, retrain
+from autodim.training.optimizer import Adam
 from autodim.training.runtime import Runtime
 
 
@@ -69,6 +70,59 @@ def test_the_best_epochs_weights_are_kept(aucs, patience, best, run, scripted, m
     assert all(not same(shown[best - 1], other) for i, other in enumerate(shown) if i != best - 1)
     assert [row["epoch"] for row in result.history] == list(range(1, run + 1))
     assert [row["auc_val"] for row in result.history] == list(aucs[:run])
+
+
+PARTS = [
+    # AUCs of validations, of which each epoch has four, patience in epochs, the best one, the number that is run
+    ((0.6, 0.7, 0.69, 0.68, 0.9), 0.5, 2, 4),
+    ((0.6, 0.7, 0.69, 0.68, 0.9, 0.8, 0.8), 0.75, 5, 8),
+    ((0.7, 0.6, 0.9), 0.1, 1, 2),
+    ((0.5, 0.6, 0.5, 0.5, 0.5, 0.5), 1, 2, 6),
+]
+
+
+@pytest.mark.parametrize("aucs, patience, best, run", PARTS)
+def test_validations_within_an_epoch_end_a_training_there(aucs, patience, best, run, scripted, make_data):
+    aucs += (0.1,) * (run - len(aucs))
+    shown = scripted(*aucs)
+    config = TrainConfig(patience=patience, batch_size=50, validations=4)
+    result = retrain(make_data(), [2] * 4, config, SMALL, QUIET)
+    assert (result.best_epoch, len(result.history), result.val.auc) == (best / 4, run, aucs[best - 1])
+    assert same(copied(result.model), shown[best - 1])
+    assert [row["epoch"] for row in result.history] == [n / 4 for n in range(1, run + 1)]
+
+
+@pytest.mark.parametrize("validations", [2, 3, 1000])  # 1000: more than there are steps
+def test_looking_more_often_changes_nothing_of_what_is_learnt(validations, make_data):
+    data = make_data()
+    once, often = (retrain(data, [2] * 4, TrainConfig(epochs=3, patience=9, batch_size=50, validations=n), SMALL, QUIET)
+                   for n in (1, validations))
+    steps = len(data.train.labels) // 50
+    assert len(often.history) == 3 * min(validations, steps)
+    ends = [row for row in often.history if row["epoch"] in (1, 2, 3)]
+    assert [(r["epoch"], r["auc_val"], r["logloss_val"]) for r in ends] == [
+        (r["epoch"], r["auc_val"], r["logloss_val"]) for r in once.history]
+
+
+def test_epochs_may_end_in_part_of_one(make_data):
+    config = TrainConfig(epochs=1.5, patience=9, batch_size=50, validations=2)
+    assert [row["epoch"] for row in retrain(make_data(), [2] * 4, config, SMALL, QUIET).history] == [0.5, 1, 1.5]
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_decay_pulls_the_rows_of_the_batch_alone(sparse):
+    torch.manual_seed(0)
+    table, ids, rate = torch.nn.Embedding(4, 3), torch.tensor([1, 1, 2]), 0.3
+    start = table.weight.detach().clone()
+    optimizer = Adam(table, table.parameters(), 0.01, sparse, rate)
+    (table(ids) * torch.arange(1.0, 4.0)).sum().backward()
+    optimizer.step()
+    # by hand: Adam's first step is lr · g / (|g| + eps), of the gradient that counts row 1 twice, plus rate · weight
+    gradient = torch.stack([torch.zeros(3), 2 * torch.arange(1.0, 4.0), torch.arange(1.0, 4.0), torch.zeros(3)])
+    gradient += rate * start * torch.tensor([0.0, 1, 1, 0]).unsqueeze(1)
+    moved = start - 0.01 * gradient / (gradient.abs() + 1e-8)
+    assert torch.allclose(table.weight, moved, atol=1e-6) and table.weight[[0, 3]].equal(start[[0, 3]])
+    assert torch.allclose(table.weight.grad.to_dense(), gradient, atol=1e-6)
 
 
 def test_of_equal_aucs_the_lower_logloss_is_better(scripted, make_data):

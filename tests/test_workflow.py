@@ -40,7 +40,8 @@ from autodim.data.vocabulary import vocabulary_from_dict, vocabulary_to_dict
 from autodim.method.backbones import Network
 from oracles import bucket_edges
 from autodim.app.workflow import (
-    auc_space_curve, choice_record, choose, differences, interval_words, make_record, rivals, search_dims, train_dims,
+    NO_VERDICT, auc_space_curve, choice_record, choose, decision, differences, interval_words, make_record, rivals,
+    search_dims, train_dims,
 )  # fmt: skip
 
 N = 300
@@ -464,6 +465,18 @@ def test_test_rows_decide_nothing(prepared, found):
     assert same_search(search_dims(other, SEARCH, NETWORK, QUIET), found)
 
 
+# ---------------------------------------------------------------- did the search decide?
+
+
+@pytest.mark.parametrize("alpha, steps, decided", [
+    ([[0.5, 0.5], [0.5, 0.5]], 60, False), ([[0.6, 0.4], [0.65, 0.35]], 60, False),
+    ([[0.9, 0.1], [0.5, 0.5]], 60, True), ([[0.9, 0.1], [0.5, 0.5]], 4, False), ([[1.0, 0.0], [0.0, 1.0]], 5, True)])
+def test_a_search_has_decided_by_entropy_and_steps(alpha, steps, decided, found):
+    entropy = np.mean([-sum(p * math.log2(p) for p in row if p > 0) for row in alpha])
+    made = decision(replace(found, alpha=torch.tensor(alpha), history=found.history | {"step": torch.arange(steps)}))
+    assert made == {"decided": decided, "entropy": pytest.approx(entropy, abs=6e-5), "alpha_steps": steps}
+
+
 # ---------------------------------------------------------------- choose
 
 
@@ -646,7 +659,22 @@ def test_the_words_of_differences_are_those_of_their_table():
     assert words(good, bad, bad) == ["better", "better: the search paid"]
     assert words(bad, good, good) == ["worse", "worse: the search did not pay"]
     assert words(good, good, good) == ["no loss worth naming", "as good: the uniform dimension is simpler"]
-    assert words(*rng.normal(0, 1, (3, 400))) == ["these test rows cannot tell"] * 2
+    assert words(*labels + rng.normal(0, 3, (3, 400))) == ["these test rows cannot tell"] * 2
+
+
+def test_a_model_of_chance_is_never_as_good_as_another():
+    """Three constant models have no difference at all, and one that ranks backwards is worse than a good one."""
+    labels = np.array([0.0, 1.0] * 200)
+    same = np.zeros(400)
+
+    def words(chosen, other) -> list[str]:
+        made = {"AutoDim": choice(0.2, chosen, labels), "uniform 2": choice(0.2, other, labels),
+                "widest": choice(1.0, other, labels)}
+        return [d.words for d in differences(made, torch.tensor(labels))]
+
+    assert words(same, same) == [NO_VERDICT] * 2
+    assert words(np.random.default_rng(0).normal(size=400), same) == [NO_VERDICT] * 2
+    assert words(-labels, labels) == ["worse", "worse: the search did not pay"]
 
 
 def test_one_positive_test_row_tells_nothing_and_stops_nothing():
@@ -717,12 +745,21 @@ def test_a_record_is_plain_json_and_its_numbers_are_those_of_its_parts(alone, pr
     assert [d["rival"] for d in record["differences"]] == (
         [] if alone else [d.rival for d in differences(taken, data.test.labels)]
     )
+    share = float(data.train.labels.mean())
+    assert record["baseline"] == pytest.approx(log_loss(labels, np.full(len(labels), share)))
+    tables = record["outcomes"][0]["bytes"]
+    weights = sum(4 * np.prod(t.shape) for name, t in taken["AutoDim"].model.named_parameters() if "embedding" not in name)
+    assert record["model_bytes"]["tables"] == tables and 0 <= record["model_bytes"]["network"] - weights < 200  # BatchNorm's
+    assert record["model_bytes"]["total"] == tables + record["model_bytes"]["network"]
+    assert record["search"]["decided"] is False and record["search"]["alpha_steps"] == len(found.history["step"])
     assert record["curve"][-1]["space"] == curve.space.iloc[-1] and len(record["curve"]) == len(curve)
     assert len(record["search"]["step"]) == len(record["search"]["entropy"])
     assert aucs_agree(labels, taken.values())
     trained = Trained(prepared.schema, data.vocabularies, prepared.classes, DIMS, outcomes["AutoDim"].model, NETWORK, record)
     save_trained(trained, tmp_path)
     assert load_trained(tmp_path).record == record
+    written = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))  # tables without padding, and names
+    assert 0 < written - 4 * taken["AutoDim"].parameters - record["model_bytes"]["network"] < 2000
 
 
 def aucs_agree(labels, outcomes) -> bool:

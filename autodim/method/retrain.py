@@ -6,7 +6,8 @@
 __all__ = ['HISTORY', 'TrainConfig', 'FitResult', 'train_epoch', 'Fitting', 'fit', 'retrain']
 
 # %% ../../nbs/method/07_retrain.ipynb #4b4f45ec
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -28,106 +29,123 @@ from ..training.runtime import Runtime
 class TrainConfig:
     """Settings of training; the defaults are the paper's (Section III-B) and our stopping rule."""
 
-    epochs: int = 30  # at most
-    patience: int = 2  # epochs without a better validation AUC before training ends
+    epochs: float = 30  # at most; with several validations a pass, a part of one may be the last
+    patience: float = 2  # epochs without a better validation AUC before training ends
     batch_size: int = 1000
     lr: float = 0.001  # Adam
     sparse: bool = field(default=False, metadata={"omit_if_default": True})  # lazy Adam on the tables
+    weight_decay: float = field(default=0.0, metadata={"omit_if_default": True})  # L2 on the embeddings; see `Adam`
+    validations: int = field(default=1, metadata={"omit_if_default": True})  # in each epoch
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.patience, self.batch_size - 1) < 1:
-            raise ValueError(f"epochs={self.epochs}, patience={self.patience}, batch_size={self.batch_size}: "
-                             "expected at least 1, 1 and 2")
-        if self.lr < 0:
-            raise ValueError(f"lr={self.lr}: expected a learning rate, not below 0")
+        if min(self.epochs * self.validations, self.validations, self.batch_size - 1) < 1 or self.patience <= 0:
+            raise ValueError(f"epochs={self.epochs}, patience={self.patience}, batch_size={self.batch_size}, "
+                             f"validations={self.validations}: expected epochs with at least 1 validation, some "
+                             "patience, and batches of at least 2 rows")
+        if min(self.lr, self.weight_decay) < 0:
+            raise ValueError(f"lr={self.lr}, weight_decay={self.weight_decay}: expected numbers not below 0")
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """A trained model, its best epoch's validation metrics, and a row of losses and metrics for each epoch."""
+    """A trained model, its best epoch's validation metrics, and a row of losses and metrics for each validation."""
 
     model: nn.Module
     val: Metrics
-    best_epoch: int  # counted from 1
+    best_epoch: float  # passes over the training rows; whole if there is one validation in each
     history: list[dict[str, float]]  # epoch, loss_train, auc_val, logloss_val
 
 # %% ../../nbs/method/07_retrain.ipynb #f2f9cd0e
 def train_epoch(
     model: nn.Module, optimizer: Adam, data: Data, batch_size: int, generator: torch.Generator,
-    processes: Processes = Processes(),
-) -> float:  # fmt: skip
-    """One pass of Algorithm 2 over the training part in shuffled full batches; the mean training loss."""
+    processes: Processes = Processes(), parts: int = 1,
+) -> Iterator[float]:  # fmt: skip
+    """One pass of Algorithm 2 over the training part in shuffled full batches; after each part, its mean loss."""
     model.train()
     size = min(batch_size, len(data.train.labels))
-    total, steps = torch.zeros((), device=data.train.labels.device), 0
-    for batch in batches(data.train, size, generator, drop_last=True):
+    total, steps, before = torch.zeros((), device=data.train.labels.device), len(data.train.labels) // size, 0
+    for step, batch in enumerate(batches(data.train, size, generator, drop_last=True), 1):
         ids, labels = processes.share(batch)
         loss = loss_of(model(ids), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         total += loss.detach()
-        steps += 1
-    return processes.mean(total).item() / steps
+        if step * parts // steps > (step - 1) * parts // steps:
+            yield processes.mean(total).item() / (step - before)
+            model.train()  # after a validation
+            total, before = torch.zeros_like(total), step
 
 # %% ../../nbs/method/07_retrain.ipynb #3390fda3
 HISTORY = ("epoch", "loss_train", "auc_val", "logloss_val")
 
 
 class Fitting:
-    """The state of a training between epochs: model, optimiser, history, and the best epoch's weights."""
+    """The state of a training between epochs: model, optimiser, history, and the best validation's weights."""
 
     def __init__(self, model: nn.Module, config: TrainConfig) -> None:
-        self.model, self.optimizer = model, Adam(model, model.parameters(), config.lr, config.sparse)
+        self.model, self.config = model, config
+        self.optimizer = Adam(model, model.parameters(), config.lr, config.sparse, config.weight_decay)
         self.history: list[dict[str, float]] = []
-        self.best_epoch, self.best_weights = 0, {}
+        self.best, self.best_weights = 0, {}  # which row of the history, counted from 1
 
     def record(self, loss: float, val: Metrics) -> None:
-        """Add an epoch to the history; if it is the best so far, keep a copy of the weights."""
+        """Add a validation to the history; if it is the best so far, keep a copy of the weights."""
         best = max(((row["auc_val"], -row["logloss_val"]) for row in self.history), default=(-1.0, 0.0))
-        self.history.append(dict(zip(HISTORY, (len(self.history) + 1, loss, val.auc, val.logloss))))
+        n, parts = len(self.history) + 1, self.config.validations
+        self.history.append(dict(zip(HISTORY, (n / parts if n % parts else n // parts, loss, val.auc, val.logloss))))
         if (val.auc, -val.logloss) > best:
-            self.best_epoch = len(self.history)
+            self.best = n
             self.best_weights = {name: t.clone() for name, t in self.model.state_dict().items()}
+
+    def ended(self) -> bool:
+        """Whether patience or epochs are used up."""
+        done, c = len(self.history), self.config
+        return done - self.best >= c.patience * c.validations or done >= round(c.epochs * c.validations)
 
     def state_dict(self) -> State:
         """All of it, random numbers excepted."""
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "history": self.history,
-                "best_epoch": self.best_epoch, "best_weights": self.best_weights}
+                "best": self.best, "best_weights": self.best_weights}
 
     def load_state_dict(self, state: State) -> None:
         """Take over what `state_dict` returned."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.history, self.best_epoch, self.best_weights = (
-            state[name] for name in ("history", "best_epoch", "best_weights"))
+        self.history, self.best, self.best_weights = (state[name] for name in ("history", "best", "best_weights"))
 
 # %% ../../nbs/method/07_retrain.ipynb #08c8ead9
 def fit(model: nn.Module, data: Data, config: TrainConfig = TrainConfig(), runtime: Runtime = Runtime()) -> FitResult:
-    """Train a model on `data.train` until the AUC on `data.val` stops rising; keep the best epoch's weights.
+    """Train a model on `data.train` until the AUC on `data.val` stops rising; keep the best validation's weights.
 
     Args:
         model: maps ids [B, M] to logits [B]; moved to the runtime's device and trained in place.
         runtime: its seed fixes the order of batches and dropout.
     """
     model, data, processes, seed = model.to(runtime.device), data.to(runtime.device), runtime.processes, runtime.seed
-    fitting = Fitting(model, config)
+    steps = len(data.train.labels) // min(config.batch_size, len(data.train.labels))
+    fitting = Fitting(model, replace(config, validations=min(config.validations, steps)))
     with runtime.seeded() as generator:
         if state := runtime.load():
             fitting.load_state_dict(state["fitting"])
             load_random_state(generator, state["random"])
-        done, shared = len(fitting.history), parallel(model, processes)
+        parts, shared = fitting.config.validations, parallel(model, processes)
+        done = len(fitting.history) // parts
         check_agreement(processes, {"data": data.fingerprint, "epochs done": done})
-        for epoch in tqdm(range(done, config.epochs), "train", disable=runtime.quiet, leave=False):
-            if epoch - fitting.best_epoch >= config.patience:
+        for epoch in tqdm(range(done, math.ceil(config.epochs)), "train", disable=runtime.quiet, leave=False):
+            if fitting.ended():
                 break
             with shared_epoch(model, processes, seed, epoch):
-                loss = train_epoch(shared, fitting.optimizer, data, config.batch_size, generator, processes)
-                fitting.record(loss, evaluate(model, data.val, processes))
+                for loss in train_epoch(
+                    shared, fitting.optimizer, data, config.batch_size, generator, processes, parts
+                ):
+                    fitting.record(loss, evaluate(model, data.val, processes))
+                    if fitting.ended():
+                        break
                 runtime.save({"fitting": fitting.state_dict(), "random": random_state(generator)})
     model.load_state_dict(fitting.best_weights)
-    best = fitting.history[fitting.best_epoch - 1]
-    return FitResult(model, Metrics(best["auc_val"], best["logloss_val"]), fitting.best_epoch, fitting.history)
+    best = fitting.history[fitting.best - 1]
+    return FitResult(model, Metrics(best["auc_val"], best["logloss_val"]), best["epoch"], fitting.history)
 
 
 def retrain(

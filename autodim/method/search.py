@@ -69,6 +69,7 @@ class SearchConfig:
     tau_decay: float = 0.0005  # per step on W
     tau_floor: float = 0.5
     sparse: bool = field(default=False, metadata={"omit_if_default": True})  # lazy Adam on the tables
+    weight_decay: float = field(default=0.0, metadata={"omit_if_default": True})  # L2 on the embeddings; see `Adam`
 
     def __post_init__(self) -> None:
         if self.method not in ("AutoDim", "SAM"):
@@ -79,7 +80,7 @@ class SearchConfig:
         if self.variant not in (1, 2, 3, 4):
             raise ValueError(f"variant={self.variant}: expected 1, 2, 3 or 4")
         uniform_candidates(1, self.dims)  # complains of a grid that does not increase
-        rates = {name: getattr(self, name) for name in ("lr", "alpha_lr", "xi", "tau_decay")}
+        rates = {name: getattr(self, name) for name in ("lr", "alpha_lr", "xi", "tau_decay", "weight_decay")}
         if min(rates.values()) < 0 or self.tau_floor <= 0:
             named = ", ".join(f"{name}={value}" for name, value in rates.items())
             raise ValueError(f"{named}, tau_floor={self.tau_floor}: expected rates not below 0 and a floor above 0")
@@ -106,7 +107,7 @@ class Searcher:
 
     def __init__(self, model: SearchModel, config: SearchConfig, processes: Processes = Processes()) -> None:
         self.model, self.config, self.processes, self.step = model, config, processes, 0
-        self.w_optimizer = Adam(model, model.weights(), config.lr, config.sparse)
+        self.w_optimizer = Adam(model, model.weights(), config.lr, config.sparse, config.weight_decay)
         self.parallel = parallel(model, processes, local=[model.selection.logits])
         self.alpha_optimizer = torch.optim.Adam([model.selection.logits], lr=config.alpha_lr)
         self.parts = {"model": model, "w": self.w_optimizer, "alpha": self.alpha_optimizer}  # of the state

@@ -13,10 +13,17 @@ import torch.nn as nn
 
 # %% ../../nbs/training/03_optimizer.ipynb #ffadb64a
 class Adam:
-    """Adam on some of a model's weights, fused; if `sparse`, an embedding's row moves only with a batch that has it."""
+    """Adam on some of a model's weights, fused; if `sparse`, an embedding's row moves only with a batch that has it.
 
-    def __init__(self, model: nn.Module, weights: Iterable[nn.Parameter], lr: float, sparse: bool = False) -> None:
+    `weight_decay` λ adds λ times an embedding's row to its gradient, where the batch has the row.
+    """
+
+    def __init__(
+        self, model: nn.Module, weights: Iterable[nn.Parameter], lr: float, sparse: bool = False,
+        weight_decay: float = 0.0,
+    ) -> None:  # fmt: skip
         tables = [m for m in model.modules() if isinstance(m, nn.Embedding)]
+        self.weight_decay, self.decayed = weight_decay, [table.weight for table in tables if weight_decay]
         for table in tables:
             table.sparse = sparse  # what its gradients are
         lazy = {id(table.weight) for table in tables if sparse}
@@ -33,6 +40,12 @@ class Adam:
 
     def step(self) -> None:
         """Move the weights by their gradients."""
+        for w in self.decayed:
+            if w.grad is not None and w.grad.is_sparse:
+                w.grad = w.grad.coalesce()
+                w.grad.values().add_(w.detach()[w.grad.indices()[0]], alpha=self.weight_decay)
+            elif w.grad is not None:
+                w.grad.addcmul_(w.detach(), w.grad.any(1, keepdim=True).to(w), value=self.weight_decay)
         for part in self.parts:
             part.step()
 
