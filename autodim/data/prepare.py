@@ -73,7 +73,8 @@ def read_labels(table: EncodedTable, name: str, classes: Sequence[Sequence[str]]
     if counts[wrong].any():
         row, code = table.locate(name, wrong)
         found = "missing" if code < 0 else repr(values[code])
-        raise DataError(f"{row}: label {name!r}: {found}, expected {' or '.join(first)} (in {counts[wrong].sum():,} "
+        shown = [", ".join(texts[:3]) + ", ..." * (len(texts) > 3) for texts in classes]
+        raise DataError(f"{row}: label {name!r}: {found}, expected {' or '.join(shown)} (in {counts[wrong].sum():,} "
                         "rows); drop these rows, or fill in what is known")
     if len(set(labels[:-1].tolist())) == 1:
         raise DataError(f"label {name!r}: all {table.rows:,} rows are {first[labels[0]]}, nothing to learn")

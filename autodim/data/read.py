@@ -226,7 +226,7 @@ def is_data(rows: Sequence[Sequence[str]]) -> bool | None:
     same = [bool(VALUE.fullmatch(name)) for name, column in zip(first, cells)
             if column and name.strip().lower() not in UNKNOWN and all(map(VALUE.fullmatch, column))]
     if same:
-        return all(same) and list(first) != [str(k) for k in range(len(first))]  # pandas numbers columns so
+        return sum(same) > len(same) / 2 and list(first) != [str(k) for k in range(len(first))]  # pandas numbers columns so
     again = [name in column for name, column in zip(first, cells) if column]
     return True if sum(again) > len(again) / 2 else None
 
@@ -243,14 +243,14 @@ def columns_of(path: Path, rows: Sequence[Sequence[str]], options: ColumnOptions
     first = rows[0] if rows else []
     data = is_data(rows) if rows else None
     if names is None:
-        return [f"x{k}" for k in range(len(first))] if data and not {*known} <= {*first} else []
+        return [f"x{k}" for k in range(len(first))] if data and not (known and {*known} <= {*first}) else []
     names = list(names)
     if {*known} <= {*first} <= {*names}:
         return []
     if len(first) == len(names) - 1 and label in names:
         names.remove(label)
     if first and len(first) != len(names):
-        raise DataError(f"{path}: {len(first)} columns, but `names` has {len(names)}: {', '.join(names)}")
+        raise DataError(f"{path}: {len(first)} columns, expected {len(names)} (`names`): {', '.join(names)}")
     if data is False:
         raise DataError(f"{path}: its first row, {', '.join(first)[:60]}, looks like a header: leave `names` out, or delete "
                         "that row")
@@ -295,12 +295,12 @@ def layout_of(path: Path, options: ColumnOptions, known: Collection[str]) -> tup
     names, rest = (columns, rows) if columns or not rows else (rows[0], rows[1:])
     decimal = [] if separator == "," else decimal_columns(path, names, rest, options)
     if separator not in (expected, options.reading.sep):
-        said.append(f"its values are separated by {SEPARATORS[separator]} (else, `sep`)")
+        said.append(f"its values are taken as separated by {SEPARATORS[separator]} (`sep` names another mark)")
     if decimal and options.reading.decimal is None:
-        said.append(f"the decimal point of {', '.join(decimal)} is a comma (else, decimal='.')")
+        said.append(f"the comma in {', '.join(decimal)} is taken as a decimal point (decimal='.' for texts)")
     if columns and options.reading.names is None:
-        said.append(f"it has no header, since its first row, {', '.join(rows[0])[:60]}, looks like data: the columns are "
-                    f"called {columns[0]} to {columns[-1]} (else, `names`)")
+        said.append(f"its first row, {', '.join(rows[0])[:60]}, looks like data and no header, so the columns are called "
+                    f"{columns[0]} to {columns[-1]} (`names` gives them names)")
     if not columns and options.reading.names is None and rows and is_data(rows):
         said.append("its first row is taken for the header, though it looks like data")
     layout = Layout(tuple(columns), separator, True, (*MISSING, *options.missing), tuple(decimal))
