@@ -308,8 +308,8 @@ def check_ids(column: pd.Series, vocabulary: Vocabulary) -> None:
         wrong = np.flatnonzero(column.abs().ge(2**53).to_numpy(dtype=bool, na_value=False))
         if len(wrong):
             value = column.iloc[wrong[0]]
-            raise DataError(f"column {column.name!r} row {wrong[0]}: {value} is a float, which cannot tell ids above 2^53 "
-                            "apart; read the column as Int64 or text")
+            raise DataError(f"column {column.name!r} row {wrong[0]}: {value} is a float, which cannot tell ids above "
+                            "2^53 apart; read the column as Int64 or text")
 
 
 def encode_rows(
