@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['BACKBONES', 'FORMATS', 'COUNT', 'COUNT_OR_NONE', 'SEED', 'SHARE', 'BUDGET', 'BYTES', 'PART_OR_NONE', 'RATE',
-           'RATE_OR_NONE', 'DECAY', 'BATCH', 'TRUTH', 'NAMES', 'NAMES_OR_NONE', 'MARK', 'POINT', 'RULE', 'LAYERS',
-           'CANDIDATES', 'VARIANT', 'NETWORK', 'DEVICE', 'FOLDER', 'ANY', 'HINTS', 'SETTINGS', 'Range', 'is_number',
-           'is_whole', 'are_whole', 'is_backbone', 'split_names', 'read_name', 'read_names', 'read_mark', 'read_counts',
-           'read_buckets', 'read_bytes', 'read_path', 'Setting', 'MethodSettings', 'Settings', 'check_settings',
-           'settings_to_dict', 'settings_from_dict', 'table_options', 'add_flags', 'given', 'as_flags', 'shell_words',
-           'documented', 'settings_table']
+           'RATE_OR_NONE', 'DECAY', 'BATCH', 'TRUTH', 'NAMES', 'NAMES_OR_NONE', 'MARK', 'POINT', 'RULE', 'TEXTS',
+           'LAYERS', 'CANDIDATES', 'VARIANT', 'NETWORK', 'DEVICE', 'FOLDER', 'ANY', 'HINTS', 'SETTINGS', 'Range',
+           'is_number', 'is_whole', 'are_whole', 'is_backbone', 'split_names', 'read_name', 'read_names', 'read_mark',
+           'read_counts', 'read_buckets', 'read_bytes', 'read_path', 'Setting', 'MethodSettings', 'Settings',
+           'check_settings', 'settings_to_dict', 'settings_from_dict', 'table_options', 'add_flags', 'given',
+           'as_flags', 'shell_words', 'documented', 'settings_table']
 
 # %% ../../nbs/app/04_settings.ipynb #624cbbad
 import argparse
@@ -79,6 +79,7 @@ NAMES_OR_NONE = Range(lambda v: v is None or NAMES.check(v) and len({*v}) == len
 MARK = Range(lambda v: v is None or isinstance(v, str) and len(v.encode()) == 1 and v not in '"\r\n', "None, or one mark, such as ';'")
 POINT = Range(lambda v: v in (None, ".", ","), "None, '.' or ','")
 RULE = Range(lambda v: v is None or isinstance(v, str) and v.strip("=<> ") != "", "None, or a text such as '>=4' or 'yes'")
+TEXTS = Range(NAMES.check, "a list of texts, such as ['NA', '-']")
 LAYERS = Range(are_whole, "widths of layers, such as (512, 512)")
 CANDIDATES = Range(lambda v: are_whole(v) and len(v) > 0 and all(a < b for a, b in zip(list(v), list(v)[1:])),
                    "increasing positive whole numbers, such as (2, 4, 8)")
@@ -232,6 +233,9 @@ class Settings(MethodSettings):
         read=read_buckets)] = None
     exclude: Annotated[Collection[str], Setting(
         "columns to leave out", NAMES, "prepare", metavar="A,B", read=read_names)] = ()
+    missing: Annotated[Collection[str], Setting(
+        "further texts that mean a missing value, beside an empty cell, NULL and NaN", TEXTS, "prepare",
+        metavar="NA,-", read=read_names)] = ()
     time: Annotated[str | None, Setting("column to split by: oldest rows train, newest test; without, at random", ANY,
                                         "prepare", metavar="COLUMN")] = None
     validation: Annotated[float, Setting("share of the rows to choose by", SHARE, "prepare")] = 0.1
@@ -303,7 +307,7 @@ def table_options(settings: Settings) -> tuple["ColumnOptions", "SplitOptions"]:
     if isinstance(numerical, Mapping):
         numerical = {str(name): rule for name, rule in numerical.items()}
     reading = ReadOptions(s.sep, s.names, s.decimal)
-    return (ColumnOptions(categorical, numerical, exclude, s.min_count, positive=s.positive, reading=reading),
+    return (ColumnOptions(categorical, numerical, exclude, s.min_count, tuple(map(str, s.missing)), s.positive, reading),
             SplitOptions(None if s.time is None else str(s.time), s.validation, s.test, s.random_state))
 
 # %% ../../nbs/app/04_settings.ipynb #8581ccb0

@@ -143,14 +143,17 @@ def plain_objects(column: pd.Series) -> pd.Series:
     """A column of Python's objects: decimals as numbers, bytes (UTF-8) and UUIDs as text; others stay."""
     known = column.dropna()
     kind = "uuid" if len(known) and isinstance(known.iloc[0], UUID) else pd.api.types.infer_dtype(known)
-    if kind == "decimal":
-        whole = all(value == value.to_integral_value() and value.as_tuple().exponent >= 0 for value in known)
-        return column.map(int if whole else float, na_action="ignore").astype(object if whole else float)
+    whole = kind == "decimal" and all(value.is_finite() and value.as_tuple().exponent >= 0 for value in known)
+    made = {"bytes": bytes.decode, "uuid": str, "decimal": int if whole else float}.get(kind)
+    if made is None:
+        return column
     try:
-        return column.map({"bytes": bytes.decode, "uuid": str}.get(kind, lambda value: value), na_action="ignore")
+        values = [made(value) if there else None for value, there in zip(column, column.notna())]
     except UnicodeDecodeError as error:
         raise DataError(f"column {column.name!r} holds bytes that are no UTF-8 text ({error}); leave it out, or write "
                         "it as text") from None
+    dtype = float if kind == "decimal" and not whole else object  # lest whole numbers with holes become floats
+    return pd.Series(values, column.index, dtype, column.name)
 
 
 def plain_column(column: pd.Series, missing: Sequence[str] = ()) -> pd.Series:
@@ -266,12 +269,12 @@ def is_exact(values: pl.Series, kind: str) -> bool:
     printed = kind == "truth" or (values.str.contains(WHOLE) | (values == made.cast(pl.String)).fill_null(False)).all()
     return bool(printed) and made.n_unique() == len(values)
 
-
+# %% ../../nbs/data/05_columns.ipynb #c0de24a5
 NOTHING = {"na", "n/a", "#n/a", "none", "nil", "-", "--", "?", ".", "\\n", "missing", "unknown"}
 
 
 def note_of_odd(values: pl.Series, counts: np.ndarray) -> str:
-    """What to say of a column of texts [D], in so many rows each [D], that are numbers but for a few; "": it is none."""
+    """What to say of texts [D], in so many rows each [D], that are numbers but for a few; "": they are not."""
     numbers = as_kind(values, "number")
     few, counts = values.filter(numbers.is_null()).to_list(), np.asarray(counts)
     rows = counts[numbers.is_null().to_numpy()]
@@ -434,8 +437,8 @@ def recognise_frame(frame: pd.DataFrame, label: str, options: ColumnOptions) -> 
         if name in (options.numerical or ()):
             as_numbers(frame[name])  # complains
         elif found.kind == "number" and not found.fractions and frame[name].abs().max() >= 2**53:
-            raise DataError(f"column {name!r} has whole numbers above 2^53 as floats, which cannot tell them apart; give "
-                            "it as Int64 or text, or name it in `numerical`")
+            raise DataError(f"column {name!r} has whole numbers above 2^53 as floats, which cannot tell them apart; "
+                            "give it as Int64 or text, or name it in `numerical`")
         return found
 
     return recognise(names, label, options, facts)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMS', 'Prepared', 'with_time', 'no_time', 'is_frame', 'frame_of', 'as_ruled', 'prepare_frame', 'files_of',
-           'parquet_type', 'facts_of_files', 'plan_of', 'warn_of_empty', 'prepare_folder', 'open_table', 'prepare',
+           'kind_of_type', 'facts_of_files', 'plan_of', 'warn_of_empty', 'prepare_folder', 'open_table', 'prepare',
            'stand_for', 'known_texts', 'as_trained', 'check_ids', 'encode_rows', 'read_table']
 
 # %% ../../nbs/data/09_table.ipynb #14527e83
@@ -134,15 +134,14 @@ def files_of(
     return files, layout, names
 
 
-def parquet_type(found: pa.DataType) -> tuple[str, bool]:
-    """The kind of values of a type of Arrow, see `Rule`, and whether they are categories."""
+def kind_of_type(found: pa.DataType) -> str:
+    """The kind of values of a type of Arrow; see `Rule`."""
     tests = {"whole": pa.types.is_integer, "number": pa.types.is_floating, "truth": pa.types.is_boolean,
              "time": lambda t: pa.types.is_time(t) or pa.types.is_duration(t), "date": pa.types.is_temporal}
-    categories = pa.types.is_dictionary(found)
-    found = found.value_type if categories else found
+    found = found.value_type if pa.types.is_dictionary(found) else found
     if pa.types.is_decimal(found):
         found = pa.int64() if found.scale == 0 else pa.float64()
-    return next((kind for kind, test in tests.items() if test(found)), "text"), categories
+    return next((kind for kind, test in tests.items() if test(found)), "text")
 
 
 def facts_of_files(file: Path, table: EncodedTable) -> dict[str, Facts]:
@@ -151,15 +150,13 @@ def facts_of_files(file: Path, table: EncodedTable) -> dict[str, Facts]:
     types = None if written else pa_parquet.read_schema(file)
     for name in table.names:
         values = table.values(name)
-        kind, categories = (kind_of_texts(values), False) if written else parquet_type(types.field(name).type)
+        kind = kind_of_texts(values) if written else kind_of_type(types.field(name).type)
         if kind == "whole" and as_kind(values, kind).null_count() > values.null_count():
             kind = "text"  # above 63 bits
         facts[name] = facts_of_texts(values, kind, table.counts(name), written)
-        if categories:
-            facts[name] = facts[name]._replace(fractions=False)
     return facts
 
-
+# %% ../../nbs/data/09_table.ipynb #c0de24b2
 def plan_of(
     file: Path, names: Sequence[str], table: EncodedTable, label: str, options: ColumnOptions, split: SplitOptions
 ) -> Preparation:
@@ -203,7 +200,7 @@ def prepare_folder(
     options = with_time(names, label, options, split)
     wanted = tuple(name for name in names if name not in options.exclude or name == split.time)
     numerical = {name: rule if rule == "criteo" else int(rule) for name, rule in (options.numerical or {}).items()}
-    columns = [list(options.categorical), numerical, list(options.exclude)]
+    columns = [list(options.categorical), numerical, list(options.exclude), list(options.missing)]
     settings = [label, *columns, options.min_count, asdict(split), *filter(None, [options.positive])]
     manifest = prepare_files(TableFiles(tuple(files), layout, wanted),
                              lambda read: plan_of(files[0], names, read, label, options, split),
@@ -267,7 +264,8 @@ def stand_for(value: object, kind: str) -> object:
     return value
 
 
-FORMS = {"number": r"^\s*[+-]?\.?\d[\d.]*(?:[eE][+-]?\d+)?\s*$", "truth": r"(?i)^(?:true|false|[01])$", "time": r"^\d\d:"}
+FORMS = {"number": r"^\s*[+-]?\.?\d[\d.]*(?:[eE][+-]?\d+)?\s*$", "time": r"^\d\d:",
+         "truth": r"(?i)^(?:true|false|[01])$"}  # of texts that can be read so
 
 
 def known_texts(name: str, values: Sequence[object], kind: str, texts: np.ndarray) -> list[str]:
@@ -293,7 +291,7 @@ def known_texts(name: str, values: Sequence[object], kind: str, texts: np.ndarra
         made[k] = found[0] if found else made[k]
     return made
 
-
+# %% ../../nbs/data/09_table.ipynb #c0de24b1
 def as_trained(column: pd.Series, vocabulary: Vocabulary) -> pd.Series:
     """A column with values of the kind that the vocabulary's have, where text, numbers and truth values can be that."""
     values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
@@ -310,14 +308,15 @@ def as_trained(column: pd.Series, vocabulary: Vocabulary) -> pd.Series:
     converted = pd.Series([*made, None], dtype=None if wanted == "date" else object)  # code -1, missing, takes the last
     return pd.Series(converted.array[codes], index=column.index, name=column.name)
 
-# %% ../../nbs/data/09_table.ipynb #c0de24b1
+
 def check_ids(column: pd.Series, vocabulary: Vocabulary) -> None:
     """Raises DataError if whole numbers that only 64 bits tell apart have come as floats."""
     if column.dtype.kind == "f" and vocabulary.values.dtype.kind in "iu" and (vocabulary.values >= 2**53).any():
         wrong = np.flatnonzero(column.abs().ge(2**53).to_numpy(dtype=bool, na_value=False))
         if len(wrong):
-            raise DataError(f"column {column.name!r} row {wrong[0]}: {column.iloc[wrong[0]]!r} is a float, which cannot "
-                            "tell ids above 2^53 apart; read the column as Int64 or text")
+            value = column.iloc[wrong[0]]
+            raise DataError(f"column {column.name!r} row {wrong[0]}: {value} is a float, which cannot tell ids above "
+                            "2^53 apart; read the column as Int64 or text")
 
 
 def encode_rows(
