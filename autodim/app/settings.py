@@ -229,6 +229,8 @@ class Settings(MethodSettings):
     min_count: Annotated[int, Setting("values seen less often share one embedding", COUNT, "prepare")] = 2
     rivals: Annotated[bool, Setting("train the uniform dimension at equal Space and the widest embedding too, for the "
                                     "report", TRUTH, "train")] = True
+    calibrate: Annotated[bool, Setting("Platt scaling of the probabilities, fitted on the validation rows; no rank, "
+                                       "hence no AUC, changes", TRUTH, "train")] = True
     random_state: Annotated[int, Setting(
         "seed of the split, initial weights, batches and noise", SEED, "prepare", flag="--seed")] = 0
     device: Annotated[str, Setting("cpu or cuda", DEVICE, "search")] = "cpu"

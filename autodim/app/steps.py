@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FAST', 'default_batch_size', 'default_tau_decay', 'default_alpha_steps', 'default_dropout', 'fitted_settings',
            'network_of', 'runtime_of', 'warn_of_few_steps', 'check_budget', 'choose_dims', 'search_step', 'curve_of',
-           'train_step']
+           'calibrated', 'train_step']
 
 # %% ../../nbs/app/05_steps.ipynb #672f5c13
 import warnings
@@ -18,9 +18,12 @@ import torch
 from .settings import Settings, settings_to_dict
 from .storage import Trained
 from .workflow import auc_space_curve, choose, make_record, rivals, search_dims, train_dims
+from ..data.batches import Data
 from ..data.table import Prepared
 from ..method.backbones import Network
+from ..method.calibration import calibration_record, platt
 from ..method.choice import Choice
+from ..method.metrics import predict
 from ..method.retrain import TrainConfig
 from ..method.search import SearchConfig, SearchResult
 from ..training.distributed import Processes
@@ -110,6 +113,11 @@ def curve_of(settings: Settings, prepared: Prepared, found: SearchResult) -> pd.
     here = replace(prepared, data=prepared.data.to(s.device))
     return auc_space_curve(here, found, s.dims, s.pad_to, network_of(s))
 
+# %% ../../nbs/app/05_steps.ipynb #bfc91ec2
+def calibrated(choice: Choice, data: Data) -> tuple[float, float]:
+    """Slope and intercept of Platt scaling for a trained choice, from the validation rows; see `platt`."""
+    return platt(predict(choice.model, data.val).cpu().numpy(), data.val.labels.cpu().numpy())
+
 # %% ../../nbs/app/05_steps.ipynb #58c1ffc2
 def train_step(
     settings: Settings, prepared: Prepared, found: SearchResult, dims: Mapping[str, int] | None = None,
@@ -128,6 +136,9 @@ def train_step(
     choices = {name: train_dims(prepared, each, d_max, config, network, runtime, s.folder)
                for name, each in named.items()}
     curve, own = curve_of(s, prepared, found), choices["AutoDim"]
+    calibration = calibrated(own, data) if s.calibrate else (1.0, 0.0)
     record = make_record(prepared, found, curve, choices, settings_to_dict(settings), s.pad_to, network)
-    trained = Trained(prepared.schema, data.vocabularies, prepared.classes, own.dims, own.model, network, record)
+    record["calibration"] = calibration_record(own.scores, data.test.labels.cpu().numpy(), calibration)
+    trained = Trained(prepared.schema, data.vocabularies, prepared.classes, own.dims, own.model, network, record,
+                      calibration)
     return trained, choices, curve
