@@ -554,6 +554,50 @@ def test_a_search_that_decides_nothing_says_what_to_set(given, expected, copy):
     assert "the search decides nothing" not in call("search", copy, *SEARCH, "--f", "15")[2]
 
 
+# ---------------------------------------------------------------- what is left in the folder
+
+def test_states_go_when_a_step_has_ended_and_another_budget_needs_no_search(trained, copy, tmp_path, monkeypatch):
+    """Of the search its model and path stay, and choose what they chose with all of its state; --keep-state keeps all."""
+    table, whole = trained.parent / "clicks.csv", tmp_path / "whole"
+    assert call("prepare", table, "--label", "click", "--run", whole)[0] == 0
+    assert call("search", whole, *SEARCH, "--keep-state")[0] == 0
+    assert call("train", whole, *TRAIN, "--keep-state")[0] == 0
+    kept = {path.name: path.stat().st_size for path in (whole / "state").iterdir()}
+    left = {path.name: path.stat().st_size for path in (copy / "state").iterdir()}
+    assert set(left) == {"search.state"} and left["search.state"] < kept["search.state"] and len(kept) > 2
+    assert load(whole / "model").dims_ == load(copy / "model").dims_
+    monkeypatch.setattr("autodim.method.search.run_epoch", lambda *_: pytest.fail("it searched again"))
+    found = [call("train", run, "--max-space", "0.5", *TRAIN, "--json") for run in (whole, copy)]
+    assert [code for code, *_ in found] == [0, 0] and not any("searching first" in err for *_, err in found)
+    whole_found, copy_found = (json.loads(out) | {"run": ""} for _, out, _ in found)
+    assert whole_found == copy_found
+    assert [path.name for path in (whole / "state").iterdir()] == ["search.state"]
+
+
+def test_train_without_a_search_says_that_it_searches(trained, tmp_path):
+    run = tmp_path / "run"
+    assert call("prepare", trained.parent / "clicks.csv", "--label", "click", "--run", run)[0] == 0
+    code, _, err = call("train", run, *TRAIN, "--no-rivals")
+    assert code == 0 and "no finished search" in err and "searching first, in 6 epochs" in err
+    again = call("train", run, *TRAIN, "--no-rivals")[2]
+    assert "searching first" not in again and "nothing is left to do" in again
+    assert "nothing is left to do" not in call("train", run, *TRAIN, "--patience", "1", "--no-rivals")[2]
+
+
+def test_a_model_that_another_version_trained_is_trained_again(copy):
+    path = copy / "model" / "model.json"
+    path.write_text(re.sub(r"autodim [0-9.]+\"", 'autodim 0.0.9"', path.read_text()))
+    assert "nothing is left to do" not in call("train", copy, "--quiet")[2]
+    assert "nothing is left to do" in call("train", copy, "--quiet")[2]
+
+
+def test_a_log_has_no_bars(copy):
+    """Where stderr is no terminal, though --quiet is not given."""
+    process = start("search", copy, *SEARCH[:-3], "--f", "3")
+    out, err = process.communicate(timeout=900)
+    assert process.returncode == 0 and err == "" and "\r" not in out
+
+
 # ---------------------------------------------------------------- killed, interrupted, two at once
 
 def start(*arguments: object) -> subprocess.Popen:

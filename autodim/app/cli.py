@@ -48,6 +48,9 @@ def make_parser() -> ArgumentParser:
         add_flags(command, name)
         command.add_argument("--json", action="store_true", help="print the result as one JSON object")
         command.add_argument("--quiet", action="store_true", help="no progress bars")
+    for name in ("search", "train"):
+        made[name].add_argument("--keep-state", action="store_true", help="keep in the run's folder what an interrupted "
+                                "step would go on from, though this one has ended")
     made["train"].add_argument("--dims-file", type=read_path, metavar="FILE",
                                help="train these dimensions, such as an edited dims.json, and not the search's")
     made["report"].add_argument("--to", type=read_path, metavar="FILE",
