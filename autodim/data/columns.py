@@ -7,8 +7,8 @@ __all__ = ['BUCKETS', 'PANDAS_KINDS', 'NULLABLE', 'MISSING', 'TRUTHS', 'POLARS_K
            'NOTHING', 'COMPARED', 'Rule', 'Facts', 'judge', 'kind_of', 'check_values', 'facts_of_column', 'from_arrow',
            'plain_objects', 'plain_column', 'as_dates', 'as_kind', 'typed', 'kind_of_texts', 'code_among', 'is_exact',
            'note_of_odd', 'facts_of_texts', 'ReadOptions', 'ColumnOptions', 'Schema', 'schema_from_dict', 'check_names',
-           'check_options', 'recognise', 'recognise_frame', 'positive_labels', 'encode_labels', 'classes_from_list',
-           'time_ranks']
+           'check_options', 'recognise', 'recognise_frame', 'shown', 'positive_labels', 'encode_labels',
+           'classes_from_list', 'time_ranks']
 
 # %% ../../nbs/data/05_columns.ipynb #d8a1ca3a
 import contextlib
@@ -448,13 +448,18 @@ COMPARED = {">=": (operator.ge, "<"), "<=": (operator.le, ">"), ">": (operator.g
             "=": (operator.eq, "not "), "": (operator.eq, "not ")}  # how, and the sign of the opposite
 
 
+def shown(values: Sequence[object]) -> str:
+    """The first few of values, as in Python."""
+    return ", ".join(repr(value) for value in values[:5]) + ", ..." * (len(values) > 5)
+
+
 def positive_labels(name: str, labels: Sequence[object], rule: str) -> tuple[list[bool], list[str]]:
     """Which of distinct labels a rule makes positive, and what to call the others and these.
 
     Args:
         rule: one of the labels as text, "yes" or "=yes"; of numbers also ">=4", ">4", "<=4", "<4".
     Raises:
-        DataError: it cannot be asked of these labels, or makes none of them positive, or all.
+        DataError: it cannot be asked of these labels.
     """
     sign, bound = ("", rule.strip()) if rule.strip() in [str(label).strip() for label in labels] else re.fullmatch(
         r"(>=|<=|>|<|=|)\s*(.*)", rule.strip(), re.DOTALL).groups()
@@ -463,14 +468,10 @@ def positive_labels(name: str, labels: Sequence[object], rule: str) -> tuple[lis
     if kind in ("whole", "number", "truth"):
         with contextlib.suppress(ValueError):
             value = TRUTHS[bound.lower()] if kind == "truth" and bound.lower() in TRUTHS else float(bound)
-    few = ", ".join(repr(label) for label in labels[:5]) + ", ..." * (len(labels) > 5)
     if isinstance(value, str) and compare is not operator.eq:
-        raise DataError(f"label {name!r}: positive={rule!r} compares numbers, but it has the values {few}; name one, as "
-                        f"positive={str(labels[-1])!r}")
+        raise DataError(f"label {name!r}: positive={rule!r} compares numbers, but it has the values {shown(labels)}; name "
+                        f"one, as positive={str(labels[-1])!r}")
     ones = [bool(compare(str(label).strip() if isinstance(value, str) else label, value)) for label in labels]
-    if len(set(ones)) < 2:
-        raise DataError(f"label {name!r}: positive={rule!r} makes {'all' if any(ones) else 'none'} of its values positive; it "
-                        f"has {few}")
     return ones, [f"{opposite}{bound}", f"{sign.strip('=') and sign}{bound}"]
 
 # %% ../../nbs/data/05_columns.ipynb #292be738
@@ -489,15 +490,17 @@ def encode_labels(column: pd.Series, positive: str | None = None) -> tuple[np.nd
     codes, classes = factorize(column.astype(object))
     if positive is not None:
         ones, words = positive_labels(str(column.name), list(classes), positive)
+        if len(set(ones)) < 2:
+            raise DataError(f"label {column.name!r}: positive={positive!r} makes {'all' if any(ones) else 'none'} of its values "
+                            f"positive; it has {shown(list(classes))}")
         two = [classes[int(k)] for k in np.argsort(ones)] if len(classes) == 2 else words
         return np.array(ones, np.int8)[codes], classes_from_list(two)
     if len(classes) != 2:
-        few = ", ".join(repr(c) for c in classes[:5]) + ", ..." * (len(classes) > 5)
         hint = ("nothing to learn (needs two classes, has one class)" if len(classes) == 1 else
                 "Only binary classification is supported: the type of the target is multiclass; say which labels are "
                 "positive, as positive='>=4' or positive='yes'")
         hint += "; Unknown label type: continuous" * (kind_of(classes) == "number" and any(v % 1 for v in classes))
-        raise DataError(f"label {column.name!r} has {len(classes)} distinct values ({few}), expected 2: {hint}")
+        raise DataError(f"label {column.name!r} has {len(classes)} distinct values ({shown(list(classes))}), expected 2: {hint}")
     if kind_of(classes) not in ("text", "whole", "number", "truth"):
         raise DataError(f"label {column.name!r} has the values {classes[0]!r} and {classes[1]!r}, expected two texts "
                         "or two numbers; derive a label of these")
