@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FAST', 'default_batch_size', 'default_tau_decay', 'default_alpha_steps', 'default_dropout', 'fitted_settings',
-           'network_of', 'runtime_of', 'warn_of_few_steps', 'check_budget', 'choose_dims', 'search_step', 'curve_of',
-           'calibrated', 'beside', 'train_step']
+           'network_of', 'runtime_of', 'warn_of_few_steps', 'check_budget', 'choose_dims', 'search_config',
+           'search_step', 'finished_search', 'tidy_search', 'curve_of', 'calibrated', 'beside', 'train_step']
 
 # %% ../../nbs/app/05_steps.ipynb #672f5c13
 import warnings
@@ -17,7 +17,9 @@ import torch
 
 from .settings import Settings, settings_to_dict
 from .storage import Trained
-from .workflow import auc_space_curve, choose, make_record, rivals, search_dims, train_dims
+from autodim.app.workflow import (
+    auc_space_curve, choose, make_record, rivals, search_checkpoint, search_dims, train_dims,
+)  # fmt: skip
 from ..data.batches import Data
 from ..data.table import Prepared
 from ..method.backbones import Network
@@ -27,6 +29,7 @@ from ..method.metrics import predict
 from ..method.retrain import TrainConfig
 from ..method.search import SearchConfig, SearchResult
 from ..study.alternatives import ROWS, Alternative, alternatives, compared
+from ..training.checkpoint import FileCheckpoint, State
 from ..training.distributed import Processes
 from ..training.runtime import Runtime
 
@@ -97,15 +100,38 @@ def choose_dims(settings: Settings, prepared: Prepared, alpha: torch.Tensor) -> 
     return choose(prepared, alpha, s.dims, s.max_space, s.max_bytes, s.pad_to, network_of(s))
 
 
+def search_config(s: Settings, n: int) -> SearchConfig:
+    """The search over `n` training rows, by settings that `fitted_settings` made."""
+    return SearchConfig(variant=s.variant, dims=s.dims, f=s.f, epochs=s.search_epochs, batch_size=s.batch_size, lr=s.lr,
+                        alpha_lr=s.alpha_lr, tau_decay=default_tau_decay(n, s.batch_size, s.search_epochs),
+                        sparse=s.sparse, weight_decay=s.weight_decay)
+
+
 def search_step(settings: Settings, prepared: Prepared, processes: Processes = Processes()) -> SearchResult:
     """Search the dimensions (Algorithm 1); with a folder in the settings, an interrupted search goes on."""
     n = len(prepared.data.train.labels)
     s = fitted_settings(settings, n, processes.size)
-    config = SearchConfig(variant=s.variant, dims=s.dims, f=s.f, epochs=s.search_epochs, batch_size=s.batch_size,
-                          lr=s.lr, alpha_lr=s.alpha_lr, tau_decay=default_tau_decay(n, s.batch_size, s.search_epochs),
-                          sparse=s.sparse, weight_decay=s.weight_decay)
+    config = search_config(s, n)
     warn_of_few_steps(config, n, processes)
     return search_dims(prepared, config, network_of(s), runtime_of(s, processes), s.folder)
+
+
+def finished_search(
+    settings: Settings, prepared: Prepared, processes: Processes = Processes()
+) -> tuple[FileCheckpoint, State] | None:
+    """Where the folder of the settings keeps a search that has ended under them, and its state; None if it does not."""
+    s = fitted_settings(settings, n := len(prepared.data.train.labels), processes.size)
+    kept = search_checkpoint(prepared, search_config(s, n), network_of(s), s.random_state, s.folder)
+    state = kept and kept.load()
+    return (kept, state) if state and len(state["log"]) == s.search_epochs else None
+
+
+def tidy_search(settings: Settings, prepared: Prepared, processes: Processes = Processes()) -> None:
+    """Keep of a search that has ended what another budget needs: its model and path, not the optimisers' two thirds."""
+    kept, state = finished_search(settings, prepared, processes)
+    tidied = {name: part for name, part in state["searcher"].items() if name in ("model", "step")}
+    if len(tidied) < len(state["searcher"]):
+        kept.save(state | {"searcher": tidied})
 
 
 def curve_of(settings: Settings, prepared: Prepared, found: SearchResult) -> pd.DataFrame:
