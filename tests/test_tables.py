@@ -944,8 +944,9 @@ def test_numbers_that_are_written_as_none_is_printed_are_codes(name, tmp_path):
     assert code or not any(isinstance(value, str) for value in values)
     read, _ = warnings_of(lambda: read_table(tmp_path / "x.csv"))
     assert (kind_of(read["it"]) == "text") == code
-    numerical, told = warnings_of(lambda: prepare(tmp_path / "x.csv", "click", ColumnOptions(numerical={"it": 3})))
-    assert name == "hexadecimal" or numerical.schema.buckets == {"it": 3} and not told
+    if name != "hexadecimal":
+        numerical, told = warnings_of(lambda: prepare(tmp_path / "x.csv", "click", ColumnOptions(numerical={"it": 3})))
+        assert numerical.schema.buckets == {"it": 3} and not told
 
 
 @pytest.mark.parametrize("texts", [["14.1", "14.10"], ["00501", "501"], ["1e5", "100000"], ["12.50", "12.5"], ["0x1F", "31"],

@@ -75,11 +75,13 @@ DECAY = Range(lambda v: is_number(v, 0), "a number from 0")
 BATCH = Range(lambda v: v is None or is_whole(v, 2), "None, or a whole number from 2")
 TRUTH = Range(lambda v: isinstance(v, bool) or getattr(v, "dtype", None) == bool and v.ndim == 0, "True or False")
 NAMES = Range(lambda v: isinstance(v, Collection) and not isinstance(v, str), "a list of columns, such as ['user']")
-NAMES_OR_NONE = Range(lambda v: v is None or NAMES.check(v) and len({*v}) == len(v) > 0 and all(isinstance(n, str) for n in v),
+NAMES_OR_NONE = Range(lambda v: v is None or NAMES.check(v) and len({*v}) == len(v) > 0 == sum(type(n) != str for n in v),
                       "None, or a list of different names, such as ['user', 'price', 'click']")
-MARK = Range(lambda v: v is None or isinstance(v, str) and len(v.encode()) == 1 and v not in '"\r\n', "None, or one mark, such as ';'")
+MARK = Range(lambda v: v is None or isinstance(v, str) and len(v.encode()) == 1 and v not in '"\r\n',
+             "None, or one mark, such as ';'")
 POINT = Range(lambda v: v in (None, ".", ","), "None, '.' or ','")
-RULE = Range(lambda v: v is None or isinstance(v, str) and v.strip("=<> ") != "", "None, or a text such as '>=4' or 'yes'")
+RULE = Range(lambda v: v is None or isinstance(v, str) and v.strip("=<> ") != "",
+             "None, or a text such as '>=4' or 'yes'")
 TEXTS = Range(NAMES.check, "a list of texts, such as ['NA', '-']")
 LAYERS = Range(are_whole, "widths of layers, such as (512, 512)")
 CANDIDATES = Range(lambda v: are_whole(v) and len(v) > 0 and all(a < b for a, b in zip(list(v), list(v)[1:])),
@@ -224,13 +226,15 @@ class MethodSettings:
 class Settings(MethodSettings):
     """What can be set of an `AutoDim`; nothing is checked before `check_settings`, as scikit-learn wants it."""
 
-    sep: Annotated[str | None, Setting("mark between the values of a text file, or tab; without, its first rows tell", MARK,
-                                       "prepare", metavar="MARK", read=read_mark)] = None
+    sep: Annotated[str | None, Setting(
+        "mark between the values of a text file, or tab; without, its first rows tell", MARK, "prepare", metavar="MARK",
+        read=read_mark)] = None
     names: Annotated[Sequence[str] | None, Setting(
         "names of all columns of a file without a header, of the label's too", NAMES_OR_NONE, "prepare",
         metavar="A,B,..", read=read_names)] = None
-    decimal: Annotated[str | None, Setting("decimal point of numbers in files that are not separated by commas: . or ,; "
-                                           "without, their first rows tell", POINT, "prepare", metavar="POINT")] = None
+    decimal: Annotated[str | None, Setting(
+        "decimal point of numbers in files that are not separated by commas, . or a comma; without, their first rows tell",
+        POINT, "prepare", metavar="POINT")] = None
     positive: Annotated[str | None, Setting(
         "which labels are positive, as >=4, <10 or yes, all others being negative; without, the greater of two", RULE,
         "prepare", metavar="RULE")] = None
@@ -315,8 +319,8 @@ def table_options(settings: Settings) -> tuple["ColumnOptions", "SplitOptions"]:
     categorical, exclude = (tuple(map(str, columns)) for columns in (s.categorical, s.exclude))
     if isinstance(numerical, Mapping):
         numerical = {str(name): rule for name, rule in numerical.items()}
-    reading = ReadOptions(s.sep, s.names, s.decimal)
-    return (ColumnOptions(categorical, numerical, exclude, s.min_count, tuple(map(str, s.missing)), s.positive, reading),
+    missing, reading = tuple(map(str, s.missing)), ReadOptions(s.sep, s.names, s.decimal)
+    return (ColumnOptions(categorical, numerical, exclude, s.min_count, missing, s.positive, reading),
             SplitOptions(None if s.time is None else str(s.time), s.validation, s.test, s.random_state))
 
 # %% ../../nbs/app/04_settings.ipynb #8581ccb0

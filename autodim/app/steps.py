@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FAST', 'default_batch_size', 'default_tau_decay', 'default_alpha_steps', 'default_dropout', 'fitted_settings',
            'network_of', 'runtime_of', 'warn_of_few_steps', 'check_budget', 'choose_dims', 'search_config',
-           'search_step', 'finished_search', 'tidy_search', 'curve_of', 'calibrated', 'train_step']
+           'search_step', 'finished_search', 'tidy_search', 'curve_of', 'calibrated', 'beside', 'train_step']
 
 # %% ../../nbs/app/05_steps.ipynb #672f5c13
 import warnings
@@ -28,6 +28,7 @@ from ..method.choice import Choice
 from ..method.metrics import predict
 from ..method.retrain import TrainConfig
 from ..method.search import SearchConfig, SearchResult
+from ..study.alternatives import ROWS, Alternative, alternatives, compared
 from ..training.checkpoint import FileCheckpoint, State
 from ..training.distributed import Processes
 from ..training.runtime import Runtime
@@ -144,6 +145,20 @@ def calibrated(choice: Choice, data: Data) -> tuple[float, float]:
     """Slope and intercept of Platt scaling for a trained choice, from the validation rows; see `platt`."""
     return platt(predict(choice.model, data.val).cpu().numpy(), data.val.labels.cpu().numpy())
 
+# %% ../../nbs/app/05_steps.ipynb #96b98679
+def beside(settings: Settings, data: Data, own: Choice, record: Mapping[str, object]) -> dict[str, object] | None:
+    """The trained choice beside models without embeddings, see `compared`; None where those cannot be trained.
+
+    Args:
+        record: of the choice, with what calibration did.
+    """
+    others = alternatives(data, settings.random_state, progress=settings.progress)
+    if not others:
+        return None
+    ours = Alternative("AutoDim", "", own.test.auc, record["calibration"]["after"]["logloss"], own.scores, own.seconds,
+                       record["model_bytes"]["total"])
+    return compared(ours, others, data.test.labels.cpu().numpy()) | {"rows": min(ROWS, len(data.train.labels))}
+
 # %% ../../nbs/app/05_steps.ipynb #58c1ffc2
 def train_step(
     settings: Settings, prepared: Prepared, found: SearchResult, dims: Mapping[str, int] | None = None,
@@ -165,6 +180,8 @@ def train_step(
     calibration = calibrated(own, data) if s.calibrate else (1.0, 0.0)
     record = make_record(prepared, found, curve, choices, settings_to_dict(settings), s.pad_to, network)
     record["calibration"] = calibration_record(own.scores, data.test.labels.cpu().numpy(), calibration)
+    if s.rivals and processes.rank == 0:
+        record["rivals"] = beside(s, data, own, record)
     trained = Trained(prepared.schema, data.vocabularies, prepared.classes, own.dims, own.model, network, record,
                       calibration)
     return trained, choices, curve

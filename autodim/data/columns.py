@@ -330,7 +330,7 @@ class ColumnOptions:
         exclude: columns to leave out.
         min_count: values seen less often in training share the OOV id.
         missing: texts that stand for a missing value, beside an empty cell and `MISSING` in files.
-        positive: which labels are positive, such as ">=4" or "yes"; None: of two classes, the greater. See `is_positive`.
+        positive: which labels are positive, such as ">=4" or "yes", see `positive_labels`; None: of two, the greater.
         reading: how files are written.
     """
 
@@ -469,8 +469,8 @@ def positive_labels(name: str, labels: Sequence[object], rule: str) -> tuple[lis
         with contextlib.suppress(ValueError):
             value = TRUTHS[bound.lower()] if kind == "truth" and bound.lower() in TRUTHS else float(bound)
     if isinstance(value, str) and compare is not operator.eq:
-        raise DataError(f"label {name!r}: positive={rule!r} compares numbers, but it has the values {shown(labels)}; name "
-                        f"one, as positive={str(labels[-1])!r}")
+        raise DataError(f"label {name!r}: positive={rule!r} compares numbers, but it has the values {shown(labels)}; "
+                        f"name one, as positive={str(labels[-1])!r}")
     ones = [bool(compare(str(label).strip() if isinstance(value, str) else label, value)) for label in labels]
     return ones, [f"{opposite}{bound}", f"{sign.strip('=') and sign}{bound}"]
 
@@ -491,8 +491,9 @@ def encode_labels(column: pd.Series, positive: str | None = None) -> tuple[np.nd
     if positive is not None:
         ones, words = positive_labels(str(column.name), list(classes), positive)
         if len(set(ones)) < 2:
-            raise DataError(f"label {column.name!r}: positive={positive!r} makes {'all' if any(ones) else 'none'} of its values "
-                            f"positive; it has {shown(list(classes))}")
+            every = "all" if any(ones) else "none"
+            raise DataError(f"label {column.name!r}: positive={positive!r} makes {every} of its values positive; it has "
+                            f"{shown(list(classes))}")
         two = [classes[int(k)] for k in np.argsort(ones)] if len(classes) == 2 else words
         return np.array(ones, np.int8)[codes], classes_from_list(two)
     if len(classes) != 2:
@@ -500,7 +501,8 @@ def encode_labels(column: pd.Series, positive: str | None = None) -> tuple[np.nd
                 "Only binary classification is supported: the type of the target is multiclass; say which labels are "
                 "positive, as positive='>=4' or positive='yes'")
         hint += "; Unknown label type: continuous" * (kind_of(classes) == "number" and any(v % 1 for v in classes))
-        raise DataError(f"label {column.name!r} has {len(classes)} distinct values ({shown(list(classes))}), expected 2: {hint}")
+        raise DataError(f"label {column.name!r} has {len(classes)} distinct values ({shown(list(classes))}), "
+                        f"expected 2: {hint}")
     if kind_of(classes) not in ("text", "whole", "number", "truth"):
         raise DataError(f"label {column.name!r} has the values {classes[0]!r} and {classes[1]!r}, expected two texts "
                         "or two numbers; derive a label of these")

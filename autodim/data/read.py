@@ -226,7 +226,7 @@ def is_data(rows: Sequence[Sequence[str]]) -> bool | None:
     same = [bool(VALUE.fullmatch(name)) for name, column in zip(first, cells)
             if column and name.strip().lower() not in UNKNOWN and all(map(VALUE.fullmatch, column))]
     if same:
-        return sum(same) > len(same) / 2 and list(first) != [str(k) for k in range(len(first))]  # pandas numbers columns so
+        return sum(same) > len(same) / 2 and list(first) != [str(k) for k in range(len(first))]  # so pandas has them
     again = [name in column for name, column in zip(first, cells) if column]
     return True if sum(again) > len(again) / 2 else None
 
@@ -252,12 +252,14 @@ def columns_of(path: Path, rows: Sequence[Sequence[str]], options: ColumnOptions
     if first and len(first) != len(names):
         raise DataError(f"{path}: {len(first)} columns, expected {len(names)} (`names`): {', '.join(names)}")
     if data is False:
-        raise DataError(f"{path}: its first row, {', '.join(first)[:60]}, looks like a header: leave `names` out, or delete "
-                        "that row")
+        raise DataError(f"{path}: its first row, {', '.join(first)[:60]}, looks like a header: leave `names` out, or "
+                        "delete that row")
     return names
 
 
-def decimal_columns(path: Path, names: Sequence[str], rows: Sequence[Sequence[str]], options: ColumnOptions) -> list[str]:
+def decimal_columns(
+    path: Path, names: Sequence[str], rows: Sequence[Sequence[str]], options: ColumnOptions
+) -> list[str]:
     """The columns whose numbers have a decimal comma, by the rows of a file that is not separated by commas.
 
     Raises:
@@ -299,8 +301,8 @@ def layout_of(path: Path, options: ColumnOptions, known: Collection[str]) -> tup
     if decimal and options.reading.decimal is None:
         said.append(f"the comma in {', '.join(decimal)} is taken as a decimal point (decimal='.' for texts)")
     if columns and options.reading.names is None:
-        said.append(f"its first row, {', '.join(rows[0])[:60]}, looks like data and no header, so the columns are called "
-                    f"{columns[0]} to {columns[-1]} (`names` gives them names)")
+        said.append(f"its first row, {', '.join(rows[0])[:60]}, looks like data and no header, so the columns are "
+                    f"called {columns[0]} to {columns[-1]} (`names` gives them names)")
     if not columns and options.reading.names is None and rows and is_data(rows):
         said.append("its first row is taken for the header, though it looks like data")
     layout = Layout(tuple(columns), separator, True, (*MISSING, *options.missing), tuple(decimal))

@@ -222,7 +222,7 @@ def prepare(
     """Recognise a table's columns, split its rows, and encode them; vocabularies come from the training rows.
 
     Args:
-        table: a frame, see `is_frame`, or the path of a file of text, gzipped or not, or of Parquet, or of several of one table.
+        table: a frame, see `is_frame`, or the path of a file, text or Parquet, or of several of one table.
         label: the column to predict, of two classes.
         folder: for files, where what was prepared is kept; one that holds it already is read. None: it is not kept.
         workers: processes, or places of a cluster, that read files; see `prepare_files`.
