@@ -142,9 +142,8 @@ class TrainedClassifier(ClassifierMixin, BaseEstimator):
             X = validate_data(self, X, dtype=None, ensure_all_finite=False, reset=False)
         fields = [v.name for v in self.vocabularies_]
         if isinstance(X, str | Path):
-            options, _ = table_options(self)
-            reading = replace(options.reading, label=self.schema_.label)
-            rows = read_table(X, fields, True, replace(options, reading=reading))
+            options, label = table_options(self)[0], self.schema_.label
+            rows = read_table(X, fields, True, replace(options, reading=replace(options.reading, label=label)))
         else:
             rows = as_frame(X)
         ids = encode_rows(rows, self.vocabularies_, self.schema_.missing)

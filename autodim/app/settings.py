@@ -6,8 +6,8 @@
 __all__ = ['BACKBONES', 'FORMATS', 'COUNT', 'COUNT_OR_NONE', 'SEED', 'SHARE', 'BUDGET', 'BYTES', 'PART_OR_NONE', 'RATE',
            'RATE_OR_NONE', 'DECAY', 'BATCH', 'TRUTH', 'NAMES', 'NAMES_OR_NONE', 'MARK', 'POINT', 'RULE', 'TEXTS',
            'LAYERS', 'CANDIDATES', 'VARIANT', 'NETWORK', 'DEVICE', 'FOLDER', 'ANY', 'HINTS', 'SETTINGS', 'Range',
-           'is_number', 'is_whole', 'are_whole', 'is_backbone', 'split_names', 'read_name', 'read_names', 'read_mark',
-           'read_counts', 'read_buckets', 'read_as', 'read_bytes', 'read_path', 'Setting', 'MethodSettings', 'Settings',
+           'is_number', 'is_whole', 'are_whole', 'is_backbone', 'split_names', 'read_name', 'read_names', 'read_counts',
+           'read_buckets', 'read_as', 'read_bytes', 'read_path', 'read_mark', 'Setting', 'MethodSettings', 'Settings',
            'check_settings', 'settings_to_dict', 'settings_from_dict', 'table_options', 'add_flags', 'given',
            'as_flags', 'shell_words', 'documented', 'settings_table']
 
@@ -75,7 +75,7 @@ DECAY = Range(lambda v: is_number(v, 0), "a number from 0")
 BATCH = Range(lambda v: v is None or is_whole(v, 2), "None, or a whole number from 2")
 TRUTH = Range(lambda v: isinstance(v, bool) or getattr(v, "dtype", None) == bool and v.ndim == 0, "True or False")
 NAMES = Range(lambda v: isinstance(v, Collection) and not isinstance(v, str), "a list of columns, such as ['user']")
-NAMES_OR_NONE = Range(lambda v: v is None or NAMES.check(v) and len({*v}) == len(v) > 0 == sum(type(n) != str for n in v),
+NAMES_OR_NONE = Range(lambda v: v is None or NAMES.check(v) and len({*v}) == len(v) > 0 and {*map(type, v)} == {str},
                       "None, or a list of different names, such as ['user', 'price', 'click']")
 MARK = Range(lambda v: v is None or isinstance(v, str) and len(v.encode()) == 1 and v not in '"\r\n',
              "None, or one mark, such as ';'")
@@ -109,11 +109,6 @@ def read_name(part: str) -> str:
 def read_names(text: str) -> tuple[str, ...]:
     """"a,b" as ("a", "b"); in quotation marks, '" a"' or '""', a name may be anything."""
     return tuple(map(read_name, split_names(text)))
-
-
-def read_mark(text: str) -> str:
-    """A mark between values, a tab also as "tab" or "\\t"."""
-    return "\t" if text in ("tab", r"\t") else text
 
 
 def read_counts(text: str) -> tuple[int, ...]:
@@ -154,6 +149,11 @@ def read_path(text: str) -> Path:
     if not text.strip():
         raise argparse.ArgumentTypeError(f"{text!r}: expected a path")
     return Path(os.path.expanduser(text))  # Path's own raises for the folder of a user who is not there
+
+# %% ../../nbs/app/04_settings.ipynb #448ff42e
+def read_mark(text: str) -> str:
+    """A mark between values, a tab also as "tab" or "\\t"."""
+    return "\t" if text in ("tab", r"\t") else text
 
 # %% ../../nbs/app/04_settings.ipynb #05ea7a03
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ class Settings(MethodSettings):
         "names of all columns of a file without a header, of the label's too", NAMES_OR_NONE, "prepare",
         metavar="A,B,..", read=read_names)] = None
     decimal: Annotated[str | None, Setting(
-        "decimal point of numbers in files that are not separated by commas, . or a comma; without, their first rows tell",
+        "decimal point in files that are not separated by commas, . or a comma; without, their first rows tell",
         POINT, "prepare", metavar="POINT")] = None
     positive: Annotated[str | None, Setting(
         "which labels are positive, as >=4, <10 or yes, all others being negative; without, the greater of two", RULE,

@@ -492,8 +492,8 @@ def encode_labels(column: pd.Series, positive: str | None = None) -> tuple[np.nd
         ones, words = positive_labels(str(column.name), list(classes), positive)
         if len(set(ones)) < 2:
             every = "all" if any(ones) else "none"
-            raise DataError(f"label {column.name!r}: positive={positive!r} makes {every} of its values positive; it has "
-                            f"{shown(list(classes))}")
+            raise DataError(f"label {column.name!r}: positive={positive!r} makes {every} of its values positive; it "
+                            f"has {shown(list(classes))}")
         two = [classes[int(k)] for k in np.argsort(ones)] if len(classes) == 2 else words
         return np.array(ones, np.int8)[codes], classes_from_list(two)
     if len(classes) != 2:

@@ -256,7 +256,7 @@ def columns_of(path: Path, rows: Sequence[Sequence[str]], options: ColumnOptions
                         "delete that row")
     return names
 
-
+# %% ../../nbs/data/06_read.ipynb #9cb2bc46
 def decimal_columns(
     path: Path, names: Sequence[str], rows: Sequence[Sequence[str]], options: ColumnOptions
 ) -> list[str]:
