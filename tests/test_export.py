@@ -290,10 +290,19 @@ def test_onnx_file_says_what_it_expects_and_nothing_else(tmp_path, root):
     assert (ids.name, ids.type, ids.shape) == ("ids", "tensor(int64)", ["batch", 6])
     assert (probability.name, probability.type, probability.shape) == ("probability", "tensor(float)", ["batch"])
     metadata = session.get_modelmeta().custom_metadata_map
-    assert {key: json.loads(value) for key, value in metadata.items()} == {"fields": list(FIELDS), "dims": list(DIMS)}
+    assert {key: json.loads(value) for key, value in metadata.items()} == {
+        "fields": list(FIELDS), "dims": list(DIMS), "calibration": [1.0, 0.0]}
     content = (tmp_path / "model.onnx").read_bytes()
     for trace in (str(root), "site-packages", ".py", "stack_trace"):
         assert trace.encode() not in content, trace
+
+
+def test_onnx_gives_calibrated_probabilities(tmp_path):
+    model, ids = make_model(), make_ids(300)
+    write_onnx(model, FIELDS, tmp_path / "model.onnx", (0.6, -1.25))
+    with torch.no_grad():
+        expected = 1 / (1 + np.exp(-(0.6 * model(ids).double().numpy() - 1.25)))
+    assert np.abs(scored(tmp_path / "model.onnx", ids) - expected).max() < 1e-5
 
 
 def test_onnx_leaves_the_model_as_it_is(tmp_path):
