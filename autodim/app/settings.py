@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BACKBONES', 'FORMATS', 'COUNT', 'COUNT_OR_NONE', 'SEED', 'SHARE', 'BUDGET', 'BYTES', 'PART_OR_NONE', 'RATE',
-           'RATE_OR_NONE', 'DECAY', 'BATCH', 'TRUTH', 'NAMES', 'LAYERS', 'CANDIDATES', 'VARIANT', 'NETWORK', 'DEVICE',
-           'FOLDER', 'ANY', 'HINTS', 'SETTINGS', 'Range', 'is_number', 'is_whole', 'are_whole', 'is_backbone',
+           'RATE_OR_NONE', 'DECAY', 'BATCH', 'TRUTH', 'NAMES', 'TEXTS', 'LAYERS', 'CANDIDATES', 'VARIANT', 'NETWORK',
+           'DEVICE', 'FOLDER', 'ANY', 'HINTS', 'SETTINGS', 'Range', 'is_number', 'is_whole', 'are_whole', 'is_backbone',
            'split_names', 'read_name', 'read_names', 'read_counts', 'read_buckets', 'read_as', 'read_bytes',
            'read_path', 'Setting', 'MethodSettings', 'Settings', 'check_settings', 'settings_to_dict',
            'settings_from_dict', 'table_options', 'add_flags', 'given', 'as_flags', 'shell_words', 'documented',
@@ -75,6 +75,7 @@ DECAY = Range(lambda v: is_number(v, 0), "a number from 0")
 BATCH = Range(lambda v: v is None or is_whole(v, 2), "None, or a whole number from 2")
 TRUTH = Range(lambda v: isinstance(v, bool) or getattr(v, "dtype", None) == bool and v.ndim == 0, "True or False")
 NAMES = Range(lambda v: isinstance(v, Collection) and not isinstance(v, str), "a list of columns, such as ['user']")
+TEXTS = Range(NAMES.check, "a list of texts, such as ['NA', '-']")
 LAYERS = Range(are_whole, "widths of layers, such as (512, 512)")
 CANDIDATES = Range(lambda v: are_whole(v) and len(v) > 0 and all(a < b for a, b in zip(list(v), list(v)[1:])),
                    "increasing positive whole numbers, such as (2, 4, 8)")
@@ -221,6 +222,9 @@ class Settings(MethodSettings):
         read=read_buckets)] = None
     exclude: Annotated[Collection[str], Setting(
         "columns to leave out", NAMES, "prepare", metavar="A,B", read=read_names)] = ()
+    missing: Annotated[Collection[str], Setting(
+        "further texts that mean a missing value, beside an empty cell, NULL and NaN", TEXTS, "prepare",
+        metavar="NA,-", read=read_names)] = ()
     time: Annotated[str | None, Setting("column to split by: oldest rows train, newest test; without, at random", ANY,
                                         "prepare", metavar="COLUMN")] = None
     validation: Annotated[float, Setting("share of the rows to choose by", SHARE, "prepare")] = 0.1
@@ -291,7 +295,7 @@ def table_options(settings: Settings) -> tuple["ColumnOptions", "SplitOptions"]:
     categorical, exclude = (tuple(map(str, columns)) for columns in (s.categorical, s.exclude))
     if isinstance(numerical, Mapping):
         numerical = {str(name): rule for name, rule in numerical.items()}
-    return (ColumnOptions(categorical, numerical, exclude, s.min_count),
+    return (ColumnOptions(categorical, numerical, exclude, s.min_count, tuple(map(str, s.missing))),
             SplitOptions(None if s.time is None else str(s.time), s.validation, s.test, s.random_state))
 
 # %% ../../nbs/app/04_settings.ipynb #8581ccb0
