@@ -155,7 +155,7 @@ def test_ids_outside_their_table_and_values_beyond_float16():
 @seeds
 def test_a_file_comes_back_bit_for_bit_and_has_the_bytes_that_were_counted(seed, tmp_path):
     offers, plans, counts = random_tables(seed)
-    modules = {"embedding": pack(offers, plans, counts), "backbone.linear.weights": pack(offers, plans, counts, False, False)}
+    modules = {"embedding": pack(offers, plans, counts), "linear.weights": pack(offers, plans, counts, False, False)}
     save_packed(modules, tmp_path / "t")
     again = load_packed(tmp_path / "t")
     assert list(again) == list(modules)
