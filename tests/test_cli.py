@@ -28,7 +28,7 @@ from autodim.data.split import SplitOptions
 from autodim.data.table import encode_rows, prepare
 
 SEARCH = ["--dims", "2,4,8", "--epochs", "2", "--hidden", "8", "--batch-size", "50", "--f", "2", "--quiet"]
-TRAIN = ["--epochs", "3", "--quiet"]
+TRAIN = ["--epochs", "3", "--repeats", "1", "--quiet"]
 
 
 def write_clicks(path: Path, n: int = 500, seed: int = 0) -> Path:

@@ -199,6 +199,9 @@ class Settings(MethodSettings):
     min_count: Annotated[int, Setting("values seen less often share one embedding", COUNT, "prepare")] = 2
     rivals: Annotated[bool, Setting("train the uniform dimension at equal Space and the widest embedding too, for the "
                                     "report", TRUTH, "train")] = True
+    repeats: Annotated[int | None, Setting(
+        "seeds with which the choice and its rivals are trained, for the report's intervals; without, 3 where there "
+        "are rivals and training rows times epochs are at most 3,000,000, else 1", COUNT_OR_NONE, "train")] = None
     random_state: Annotated[int, Setting(
         "seed of the split, initial weights, batches and noise", SEED, "prepare", flag="--seed")] = 0
     device: Annotated[str, Setting("cpu or cuda", DEVICE, "search")] = "cpu"
