@@ -1,5 +1,6 @@
 """The paper's equations by explicit loops in float64: what the package's fast forms are compared with."""
 import math
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -125,3 +126,20 @@ def search_loss(weights: dict, shape: tuple, logits, noise, tau: float, ids, lab
     h = (h - h.mean(0)) / (((h - h.mean(0)) ** 2).mean(0) + EPS).sqrt() * weights["gain"] + weights["shift"]
     y = 1 / (1 + (-(h.clamp_min(0) @ weights["A2"].T + weights["c2"]).squeeze(1)).exp())
     return -(labels * y.log() + (1 - labels) * (1 - y).log()).mean()
+
+
+def bucket_edges(training, q: int) -> list[float]:
+    """Middles between neighbours, by loops over the rows: both sides of each value with more rows than a bucket of the
+    others, and after every quantile of the rest (the least value with so many rows at or below it)."""
+    rows = sorted(float(v) for v in training if v is not None and v == v)
+    values, own = sorted(set(rows)), set()
+    while True:
+        rest = [v for v in rows if v not in own]
+        more = {v for v in set(rest) if rest.count(v) * (q - len(own)) > len(rest)}
+        if not more:
+            break
+        own |= more
+    left = q - len(own)
+    after = {rest[math.ceil(Fraction(k * len(rest), left)) - 1] for k in range(1, left)} if rest else set()
+    pairs = zip(values, values[1:])
+    return [(a + b) / 2 for a, b in pairs if a in after or a in own or b in own]

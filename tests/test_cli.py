@@ -115,6 +115,23 @@ def test_a_command_imports_what_it_uses(module, unused):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 
+def test_a_run_of_another_version_is_not_taken_for_a_damaged_one(copy, trained):
+    """Nothing of it is replaced."""
+    run = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps(run | {"autodim": "9.9", "settings": run["settings"] | {"depth": 3}}))
+    before = files(copy)
+    for step in (["prepare", trained.parent / "clicks.csv", "--label", "item", "--run", copy], ["search", copy], ["report", copy]):
+        code, out, err = call(*step)
+        assert (code, out) == (1, "") and "another version of autodim (9.9;" in err and "(depth)" in err and "--run" in err
+    assert files(copy) == before
+
+
+def test_a_damaged_run_is_prepared_anew_and_that_is_said(copy, trained):
+    (copy / "run.json").write_text("{")
+    code, _, err = call("prepare", trained.parent / "clicks.csv", "--label", "click", "--run", copy)
+    assert code == 0 and "run.json is damaged" in err and "settings of before are lost" in err
+
+
 def test_each_setting_has_a_flag_or_is_the_run_s():
     parser = make_parser()
     sub = next(a for a in parser._actions if hasattr(a, "choices") and a.choices)
@@ -148,14 +165,14 @@ BAD = {
 
 
 WRONG = [
-    ("prepare", "--min-count", "0", "min_count=0"), ("prepare", "--seed", "-1", "random_state=-1"),
-    ("prepare", "--validation", "0", "validation=0.0"), ("prepare", "--test", "nan", "test=nan"),
-    ("search", "--dims", "4,2", "dims=(4, 2)"), ("search", "--dims", ",", "dims=()"), ("search", "--lr", "-1", "lr=-1.0"),
-    ("search", "--hidden", "0", "hidden=(0,)"), ("search", "--dropout", "2", "dropout=2.0"), ("search", "--f", "0", "f=0"),
-    ("search", "--epochs", "0", "search_epochs=0"), ("search", "--batch-size", "0", "batch_size=0"),
-    ("search", "--pad-to", "0", "pad_to=0"), ("search", "--variant", "9", "variant=9"), ("search", "--device", "abacus", "device='abacus'"),
-    ("train", "--max-space", "3", "max_space=3.0"), ("train", "--max-bytes", "0", "max_bytes=0"),
-    ("train", "--epochs", "0", "epochs=0"), ("train", "--patience", "0", "patience=0"), ("train", "--pad-to", "0", "pad_to=0"),
+    ("prepare", "--min-count", "0", "--min-count 0"), ("prepare", "--seed", "-1", "--seed -1"),
+    ("prepare", "--validation", "0", "--validation 0.0"), ("prepare", "--test", "nan", "--test nan"),
+    ("search", "--dims", "4,2", "--dims 4,2:"), ("search", "--dims", ",", "--dims :"), ("search", "--lr", "-1", "--lr -1.0"),
+    ("search", "--hidden", "0", "--hidden 0:"), ("search", "--dropout", "2", "--dropout 2.0"), ("search", "--f", "0", "--f 0"),
+    ("search", "--epochs", "0", "--epochs 0"), ("search", "--batch-size", "0", "--batch-size 0"),
+    ("search", "--pad-to", "0", "--pad-to 0"), ("search", "--variant", "9", "--variant 9"), ("search", "--device", "abacus", "--device abacus:"),
+    ("train", "--max-space", "3", "--max-space 3.0"), ("train", "--max-bytes", "0", "--max-bytes 0"),
+    ("train", "--epochs", "0", "--epochs 0"), ("train", "--patience", "0", "--patience 0"), ("train", "--pad-to", "0", "--pad-to 0"),
     ("train", "--max-space", "0.001", "too small"), ("train", "--max-bytes", "8", "too small"),
 ]
 
@@ -206,7 +223,7 @@ def test_notes_go_to_stderr_and_counts_are_hinted_at(tmp_path):
     frame.to_csv(tmp_path / "t.csv", index=False)
     code, out, err = call("prepare", tmp_path / "t.csv", "--label", "click", "--run", tmp_path / "r", "--min-count", 1)
     assert code == 0 and err.splitlines() == [
-        "autodim: note: left out: 'row' (a value of its own in every row, an id). Name a column in `categorical` to keep it"]
+        "autodim: note: left out: 'row' (a value of its own in every row, an id). Name a column in --categorical to keep it"]
     hint = next(line for line in out.splitlines() if line.startswith("Whole numbers"))
     assert hint.endswith("--numerical views:20,visits:20") and read_buckets(hint.split()[-1]) == {"views": 20, "visits": 20}
     quiet = call("prepare", tmp_path / "t.csv", "--label", "click", "--run", tmp_path / "r", "--numerical",
@@ -393,7 +410,7 @@ def test_damaged_files_of_a_run_are_named_and_mended_by_the_command_that_made_th
     assert call("report", copy)[0] == 0
     (copy / "model" / "model.json").write_text("{}")
     assert call("report", copy)[0] == 1 and call("train", copy, "--quiet")[0] == 0 and call("report", copy)[0] == 0
-    for content in (b"\xff", b"[]", b"{}", b'{"settings": {"no": 1}, "label": "click", "key": "x"}',
+    for content in (b"\xff", b"[]", b"{}", b'{"settings": [], "label": "click", "key": "x"}',
                     b'{"settings": {}, "label": "click", "key": 1}'):
         (copy / "run.json").write_bytes(content)
         code, out, err = call("search", copy, "--json")
@@ -423,6 +440,65 @@ def test_a_changed_table_is_prepared_anew_and_the_old_model_is_not_taken_for_its
     assert call("search", run)[0] == 1
     assert call("prepare", table, "--label", "click", "--run", run)[0] == 0
     assert call("search", run, *SEARCH)[0] == 0
+
+
+# ---------------------------------------------------------------- a table that is prepared again
+
+def test_a_refreshed_table_keeps_the_settings_and_says_what_it_dropped(copy, trained, tmp_path):
+    """Search and training of before are done anew with their settings; the dims.json of before is nobody's hand."""
+    table = Path(shutil.copy(trained.parent / "clicks.csv", tmp_path))
+    assert call("prepare", table, "--label", "click", "--run", copy, "--min-count", "3", "--exclude", "price")[0] == 0
+    assert call("search", copy, *SEARCH, "--backbone", "FM")[0] == 0
+    assert call("train", copy, *TRAIN, "--max-space", "0.6", "--no-rivals")[0] == 0
+    table.write_text(table.read_text() + "u1,3,4.2,1\n")
+    code, out, err = call("prepare", table, "--label", "click", "--run", copy, "--exclude", "price")
+    assert code == 0 and "301" not in err and "--min-count 3" in err.splitlines()[0] and "--exclude" not in err
+    assert "search --dims 2,4,8 --f 2 --epochs 2" in err and "train --max-space 0.6 --epochs 3 --no-rivals" in err
+    code, out, err = call("train", copy, "--json", "--quiet")
+    settings, found = load(copy / "model").record_["settings"], json.loads(out)
+    assert code == 0 and found["space"] <= 0.6 and set(found["dims"]) == {"user", "item"}, err
+    assert (settings["backbone"], settings["hidden"], settings["dims"], settings["epochs"]) == ("FM", [8], [2, 4, 8], 3)
+    assert (settings["min_count"], settings["exclude"]) == (2, ["price"])
+    assert json.loads((copy / "dims.json").read_text()) == found["dims"]
+
+
+def test_a_hand_in_dims_json_is_known_after_the_table_is_refreshed(copy, trained, tmp_path):
+    table = Path(shutil.copy(trained.parent / "clicks.csv", tmp_path))
+    (copy / "dims.json").write_text(json.dumps(OWN))
+    table.write_text(table.read_text() + "u1,3,4.2,1\n")
+    assert call("prepare", table, "--label", "click", "--run", copy)[0] == 0
+    code, _, err = call("train", copy, *TRAIN, "--no-rivals")
+    assert code == 1 and "dims.json was changed" in err and json.loads((copy / "dims.json").read_text()) == OWN
+
+
+@pytest.mark.parametrize("step", ["search", "train"])
+def test_a_table_prepared_beside_a_running_step_stays_whole(step, copy, trained, tmp_path, monkeypatch):
+    """The run describes the new table, the step says that its own was another, and all goes on from there."""
+    from autodim.app import steps
+
+    table, do = write_clicks(tmp_path / "new.csv", 300, seed=7), getattr(steps, f"{step}_step")
+
+    def beside(*arguments):
+        assert call("prepare", table, "--label", "click", "--run", copy, "--min-count", "1")[0] == 0
+        return do(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, f"{step}_step", beside)
+        code, _, err = call(step, copy, "--epochs", "1", "--quiet")
+    run, manifest = (json.loads((copy / name).read_text()) for name in ("run.json", "table/manifest.json"))
+    assert code == 0 and "prepared anew while" in err
+    assert run["key"] == manifest["key"] and (run["table"], run["settings"]["min_count"]) == (str(table), 1)
+    assert call("train", copy, *TRAIN, "--no-rivals")[0] == 0 and call("report", copy)[0] == 0
+
+
+# ---------------------------------------------------------------- a search that cannot decide
+
+@pytest.mark.parametrize("given, expected", [(["--f", "17"], "--f 2"), (["--batch-size", "401", "--f", "1"], "--batch-size 32"),
+                                             (["--batch-size", "9999", "--f", "3"], "--batch-size 32, --f 2")])
+def test_a_search_that_decides_nothing_says_what_to_set(given, expected, copy):
+    code, _, err = call("search", copy, *SEARCH, *given)
+    assert code == 0 and "the search decides nothing" in err and err.splitlines()[-1].endswith(f"set {expected}")
+    assert "the search decides nothing" not in call("search", copy, *SEARCH, "--f", "15")[2]
 
 
 # ---------------------------------------------------------------- killed, interrupted, two at once

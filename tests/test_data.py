@@ -16,8 +16,10 @@ from autodim.data.encode import encode_table
 from autodim.data.files import DataError
 from autodim.data.split import ScatteredSplit, Split, chronological_split, random_split, row_draws, split_of
 from autodim.data.vocabulary import (
-    Vocabulary, criteo_buckets, fit_vocabulary, quantile_edges, vocabulary_from_dict, vocabulary_to_dict,
+    Vocabulary, criteo_buckets, edges_between, fit_vocabulary, quantile_edges, shared_values, vocabulary_from_dict,
+    vocabulary_to_dict,
 )  # fmt: skip
+from oracles import bucket_edges
 
 
 def missing(value):
@@ -97,7 +99,7 @@ def test_quantiles_equal_a_loop(q):
     rng = np.random.default_rng(q)
     values = np.where(rng.random(400) < 0.1, np.nan, rng.exponential(size=400).round(1))
     train = values[:250]
-    cuts = sorted({float(np.quantile(train[~np.isnan(train)], k / q)) for k in range(1, q)} - {np.nanmin(train)})
+    cuts = bucket_edges(train, q)
     buckets = [None if v != v else sum(v >= cut for cut in cuts) for v in values.tolist()]
     expected, cardinality = oracle_ids(buckets[:250], buckets, min_count=1)
     vocabulary = fit_vocabulary(pd.Series(train, name="x"), buckets=q)
@@ -128,6 +130,69 @@ def test_quantile_buckets_are_balanced():
     counts = np.bincount(fit_vocabulary(pd.Series(np.arange(1000.0)), buckets=8).encode(pd.Series(np.arange(1000.0))))
     assert counts.tolist() == [0] + [125] * 8
     assert quantile_edges(np.array([np.nan]), 4) == ()
+
+
+@pytest.mark.parametrize("share", [0.2, 0.78, 0.99])
+def test_a_value_that_many_rows_share_has_a_bucket_of_its_own(share):
+    """The others are in as many buckets, of equally many rows, as are left, on both sides of it or on one."""
+    for low in (0.0, -1.0):
+        rng = np.random.default_rng(0)
+        values = np.where(rng.random(10_000) < share, 0.0, rng.uniform(low, 1, 10_000))
+        vocabulary = fit_vocabulary(pd.Series(values, name="x"), buckets=20)
+        counts = np.bincount(vocabulary.encode(pd.Series(values)))[1:]
+        mine = vocabulary.encode(pd.Series([0.0]))[0] - 1
+        assert counts[mine] == (values == 0).sum() and len(counts) == (20 if low == 0 else 21)
+        even = (values != 0).sum() / 19
+        assert all(abs(n - even) < 2 for n in np.delete(counts, mine if low == 0 else [mine - 1, mine, mine + 1]))
+        assert abs(counts.sum() - counts[mine] - 19 * even) < 1e-6
+
+
+def test_few_values_are_kept_apart_however_unequal_their_rows():
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        values, q = rng.permutation(100)[: rng.integers(1, 21)] - 50.0, 20
+        counts = np.exp(rng.uniform(0, 12, len(values))).astype(np.int64) + 1
+        edges = quantile_edges(values, q, counts)
+        assert len(set(np.searchsorted(edges, values, side="right"))) == len(values) == len(edges) + 1
+        assert shared_values(counts, q).sum() < q or shared_values(counts, q).all()
+
+
+NEIGHBOURS = {
+    "tenths": np.arange(1, 80) / 10, "thirds": np.arange(-40, 40) / 3, "prices": np.round(np.arange(1, 300) * 7.77, 2),
+    "one unit of float32 apart": np.float64(np.float32(0.1)) + np.arange(60) * 2.0**-27,
+    "half a unit": 0.7 + np.arange(200) * 2.0**-25, "around zero": np.r_[-1e-300, 1e-300, 5e-324, np.arange(-40, 40)],
+    "whole": np.arange(2.0**24 - 40, 2.0**24), "seconds": 1.7e9 + np.arange(0, 5e5, 77), "huge": np.arange(1, 30) * 1e37,
+}
+
+
+@pytest.mark.parametrize("name", NEIGHBOURS)
+@pytest.mark.parametrize("q", [2, 7, 20])
+def test_doubles_and_singles_fall_into_the_same_buckets(name, q):
+    """Trained on either, asked with either, and with doubles that were not seen, as 0.30000000000000004 for 0.3."""
+    values = NEIGHBOURS[name]
+    singles = values.astype(np.float32)
+    unseen = np.concatenate([values, (values[1:] + values[:-1]) / 2, values * (1 + 2.0**-25), values * (1 - 2.0**-25)])
+    unseen = np.concatenate([unseen, np.nextafter(unseen, np.inf), np.nextafter(unseen, -np.inf)])
+    found = []
+    for trained in (values, singles):
+        vocabulary = fit_vocabulary(pd.Series(trained, name="x"), buckets=q)
+        ids = vocabulary.encode(pd.Series(values))
+        assert ids.tolist() == vocabulary.encode(pd.Series(singles)).tolist()
+        same = vocabulary.encode(pd.Series(unseen)) == vocabulary.encode(pd.Series(unseen.astype(np.float32)))
+        assert same.all(), unseen[~same]
+        for text in map(repr, vocabulary.edges):  # as JSON has them
+            assert float(text) in vocabulary.edges
+        found.append(ids.tolist())
+    assert found[0] == found[1]
+
+
+def test_numbers_that_no_float32_tells_apart_are_cut_as_doubles():
+    for values in (1e9 + np.arange(60), 2.0**53 + 2 * np.arange(60), np.arange(1, 60) * 1e306, np.arange(60) * 1e-310):
+        edges = quantile_edges(values, 4)
+        assert np.bincount(np.searchsorted(edges, values, side="right")).tolist() == pytest.approx([15] * 4, abs=1)
+    below, above = np.array([1.0, -1e308, 0.0]), np.array([np.nextafter(1, 2), 1e308, 5e-324])
+    edges = edges_between(below, above)
+    assert (below < edges).all() and (edges <= above).all() and np.isfinite(edges).all()
 
 
 def encode_elsewhere(text, column):
@@ -249,7 +314,7 @@ def test_encode_table_equals_a_loop_for_any_index():
     split = random_split(len(frame), seed=3)
     data = encode_table(frame, split, min_count=2, buckets={"price": 4})
     prices = frame.price.to_numpy()
-    cuts = [np.quantile(prices[split.train], k / 4) for k in (1, 2, 3)]
+    cuts = [np.quantile(prices[split.train], k / 4) for k in (1, 2, 3)]  # 160 rows: each lies between two of them
     plain = {c: frame[c].tolist() for c in ("site", "age", "shop")}
     plain["price"] = [sum(v >= cut for cut in cuts) for v in prices]
     for m, field in enumerate(data.fields):
@@ -367,10 +432,9 @@ def test_counted_values_equal_repeated_ones(seed):
     values, counts = rng.permutation(50)[:20] / 4 - 3, rng.integers(0, 6, 20)
     values[rng.integers(20)] = np.nan
     repeated = np.repeat(values, counts)
-    known = repeated[~np.isnan(repeated)]
-    for q in (2, 3, 7, 20):
-        edges = np.unique(np.quantile(known, np.arange(1, q) / q))
-        assert quantile_edges(values, q, counts) == quantile_edges(repeated, q) == tuple(edges[edges > known.min()])
+    for q in (1, 2, 3, 7, 20):
+        assert quantile_edges(values, q, counts) == quantile_edges(repeated, q)
+        assert list(quantile_edges(repeated, q)) == pytest.approx(bucket_edges(repeated, q), rel=1e-6, abs=1e-6)
     for buckets in (None, "criteo", 5):
         one = fit_vocabulary(pd.Series(values, name="x"), 3, buckets, counts)
         other = fit_vocabulary(pd.Series(repeated, name="x"), 3, buckets)

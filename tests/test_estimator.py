@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -21,8 +21,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from autodim.data.files import DataError
 from autodim.app.estimator import AutoDim, load
-from autodim.app.settings import SETTINGS, Settings, settings_table
+from autodim.app.settings import SETTINGS, Settings, settings_table, table_options
 from autodim.app.steps import default_batch_size, default_repeats, default_tau_decay, fitted_settings
+from autodim.data.table import prepare
+from autodim.method.calibration import platt
 from autodim.training.checkpoint import FileCheckpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:left out")
@@ -116,7 +118,26 @@ def by_hand(model: AutoDim, frame: pd.DataFrame) -> np.ndarray:
     mean, var = state["backbone.layers.1.running_mean"], state["backbone.layers.1.running_var"]
     h = (h - mean) / np.sqrt(var + 1e-5) * state["backbone.layers.1.weight"] + state["backbone.layers.1.bias"]
     logits = np.maximum(h, 0) @ state["backbone.layers.4.weight"].T + state["backbone.layers.4.bias"]
-    return 1 / (1 + np.exp(-logits[:, 0]))
+    slope, intercept = model.trained_.calibration
+    return 1 / (1 + np.exp(-(slope * logits[:, 0] + intercept)))
+
+
+def test_calibration_comes_from_the_validation_rows_and_changes_no_rank(fitted):
+    plain = clone(fitted).set_params(calibrate=False).fit(TABLE, label="click")
+    assert plain.trained_.calibration == (1.0, 0.0) != fitted.trained_.calibration
+    assert plain.record_["outcomes"] == fitted.record_["outcomes"]
+    slope, intercept = fitted.trained_.calibration
+    before = plain.decision_function(X)
+    np.testing.assert_allclose(fitted.decision_function(X), slope * before + intercept, atol=1e-6)
+    assert slope > 0 and roc_auc_score(Y, before) == pytest.approx(roc_auc_score(Y, fitted.predict_proba(X)[:, 1]))
+    val = prepare(TABLE, "click", *table_options(fitted)).data.val
+    with torch.no_grad():
+        z = fitted.model_(val.ids)
+    assert fitted.trained_.calibration == platt(z.numpy(), val.labels.numpy())
+    found = fitted.record_["calibration"]
+    assert (found["slope"], found["intercept"]) == (slope, intercept) and plain.record_["calibration"]["slope"] == 1
+    assert found["before"] == plain.record_["calibration"]["after"] == plain.record_["calibration"]["before"]
+    assert found["before"]["logloss"] == fitted.record_["outcomes"][0]["test_logloss"]
 
 
 def test_predictions_by_hand(fitted):
@@ -260,7 +281,7 @@ def test_budgets_are_kept(budget, pad):
     else:
         assert sum(stored) <= budget["max_space"] * 8 * sum(sizes)
     assert list(model.outcomes_) == ["AutoDim"] and model.record_["differences"] == []
-    assert "rivals=True" in str(model.report())
+    assert "No rival was trained" in str(model.report())
 
 
 def test_budgets_count_rows_as_they_are_stored():
@@ -407,7 +428,8 @@ WRONG = {
     "dropout": [1.0, -0.1, math.nan, "x"],
     "categorical": ["user", None, 5], "exclude": ["user", None, 5], "min_count": [0, 1.5, "x", None],
     "validation": [0.0, 1.0, -1, math.nan, "x", None], "test": [0.0, 0.95, 1.0, math.nan, "x", None],
-    "rivals": ["no", None, 2], "repeats": [0, -1, 1.5, "3", True], "sparse": ["yes", None], "progress": ["no", None], "random_state": [-1, 1.5, 2**63, True, None],
+    "rivals": ["no", None, 2], "calibrate": ["no", None], "repeats": [0, -1, 1.5, "3", True],
+    "sparse": ["yes", None], "progress": ["no", None], "random_state": [-1, 1.5, 2**63, True, None],
     "device": ["abacus", "meta", "", None], "folder": [5],
 }
 

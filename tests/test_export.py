@@ -54,6 +54,15 @@ def make_ids(rows, sizes=SIZES, seed=0) -> torch.Tensor:
     return torch.from_numpy(np.stack([rng.integers(0, size, rows) for size in sizes], 1))
 
 
+OUTSIDE = (-1, -2, 2**31 - 1, 2**31, -(2**31) - 1, 2**32, -(2**63), 2**63 - 1)
+
+
+def outside_ids(sizes=SIZES) -> np.ndarray:
+    """Rows of the OOV id, but for one field each, whose id lies outside its rows: int64 [n, M]."""
+    return np.array([[outside if k == m else 0 for k in range(len(sizes))]
+                     for m, size in enumerate(sizes) for outside in (size, *OUTSIDE)])
+
+
 VOCABULARIES, BY_FIELD = make_vocabularies(), dict(zip(FIELDS, DIMS))
 ALL = ("onnx", "torchrec", "fuxictr", "deepctr")
 
@@ -82,6 +91,7 @@ def peers(root, tmp_path_factory):
         for path in export(folder, "torchrec", "deepctr", "fuxictr"):  # all in one folder, where the script looks
             path.rename(folder / path.name)
         np.save(folder / "ids.npy", make_ids(12).numpy())
+        np.save(folder / "outside.npy", outside_ids())
         command = [home / "bin" / "python", root / "scripts" / "peers" / "load_exports.py", library, folder]
         running[library] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     results = {}
@@ -280,10 +290,19 @@ def test_onnx_file_says_what_it_expects_and_nothing_else(tmp_path, root):
     assert (ids.name, ids.type, ids.shape) == ("ids", "tensor(int64)", ["batch", 6])
     assert (probability.name, probability.type, probability.shape) == ("probability", "tensor(float)", ["batch"])
     metadata = session.get_modelmeta().custom_metadata_map
-    assert {key: json.loads(value) for key, value in metadata.items()} == {"fields": list(FIELDS), "dims": list(DIMS)}
+    assert {key: json.loads(value) for key, value in metadata.items()} == {
+        "fields": list(FIELDS), "dims": list(DIMS), "calibration": [1.0, 0.0]}
     content = (tmp_path / "model.onnx").read_bytes()
     for trace in (str(root), "site-packages", ".py", "stack_trace"):
         assert trace.encode() not in content, trace
+
+
+def test_onnx_gives_calibrated_probabilities(tmp_path):
+    model, ids = make_model(), make_ids(300)
+    write_onnx(model, FIELDS, tmp_path / "model.onnx", (0.6, -1.25))
+    with torch.no_grad():
+        expected = 1 / (1 + np.exp(-(0.6 * model(ids).double().numpy() - 1.25)))
+    assert np.abs(scored(tmp_path / "model.onnx", ids) - expected).max() < 1e-5
 
 
 def test_onnx_leaves_the_model_as_it_is(tmp_path):
@@ -299,14 +318,30 @@ def test_onnx_leaves_the_model_as_it_is(tmp_path):
         assert np.abs(scored(tmp_path / "model.onnx", ids) - model.eval()(ids).sigmoid().numpy()).max() < 1e-5
 
 
-def test_onnx_runtime_refuses_ids_outside_a_stacked_table_alone(tmp_path):
-    """As the page says: an id of the next field's rows goes unnoticed."""
-    write_onnx(make_model((3, 4), (2, 2)), ["a", "b"], tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    neighbour, outside = np.array([[3, 0]]), np.array([[0, 4]])
-    assert np.isfinite(session.run(None, {"ids": neighbour})[0]).all()
-    with pytest.raises(Exception, match="out of data bounds"):
-        session.run(None, {"ids": outside})
+@pytest.mark.parametrize("network,dims", [("MLP", (2, 2, 2)), ("MLP", (4, 2, 4)), ("WideDeep", (4, 2, 4)),
+                                          ("FFM", (2, 2, 2))])
+def test_onnx_takes_an_id_outside_its_field_for_the_oov_id(network, dims, tmp_path):
+    """Where fields share a width, too: the neighbour's rows are not read."""
+    torch.manual_seed(0)
+    model, sizes = DLRS((3, 4, 5), dims, Network(network, hidden=(8,))).eval(), np.array([3, 4, 5])
+    for weights in model.parameters():
+        torch.nn.init.normal_(weights, std=0.3)
+    write_onnx(model, "abc", tmp_path / "model.onnx")
+    odd = [[outside if k == m else row[k] for k in range(3)] for m in range(3) for row in ([2, 2, 2], [1, 3, 4])
+           for outside in (*OUTSIDE, *range(sizes[m], 12))]
+    plain = np.where((np.array(odd) >= 0) & (odd < sizes), odd, 0)
+    found, expected = (scored(tmp_path / "model.onnx", torch.tensor(ids)) for ids in (odd, plain))
+    assert found.tolist() == expected.tolist() and len(set(found)) == 6
+    assert np.allclose(model(torch.tensor(odd)).sigmoid().detach(), found, atol=1e-6)
+
+
+@pytest.mark.parametrize("library,outcomes", [("torchrec", "outside"), ("torchrec", "fused"), ("deepctr", "outside"),
+                                              ("fuxictr", "outside")])
+def test_other_libraries_refuse_an_id_outside_its_field(library, outcomes, peers):
+    """FBGEMM's fused tables, too, where the neighbour's rows lie beside."""
+    found = peers[library][outcomes]
+    assert len(found) == len(FIELDS) * (len(OUTSIDE) + 1)
+    assert all("Error: " in outcome for outcome in found), found
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript"])

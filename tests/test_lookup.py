@@ -4,7 +4,7 @@ import pytest
 import torch
 from oracles import candidate_embeddings, field_tables, random_candidates, random_ids
 
-from autodim.method.lookup import FieldEmbedding, SeparateLookup, SharedLookup
+from autodim.method.lookup import FieldEmbedding, SeparateLookup, SharedLookup, uniform_candidates
 
 SEEDS = range(12)
 
@@ -43,6 +43,24 @@ def test_a_field_sees_its_own_id_only_and_no_two_values_share_a_row(seed):
             assert rows.equal(rows[:1].expand(3, -1))
             seen[m, v] = tuple(rows[0].tolist())
     assert len(set(seen.values())) == sum(sizes)
+
+
+OUTSIDE = [-1, 12, 2**31 - 1, 2**31, -(2**31) - 1, -(2**63), 2**63 - 1]  # 12: more than any field here has
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_an_id_outside_its_field_is_the_oov_id_of_that_field(seed):
+    """Its neighbours in a stacked table, and the other fields, do not notice."""
+    embedding, sizes, ids = random_embedding(seed)
+    for m, size in enumerate(sizes):
+        for outside in (size, *OUTSIDE):
+            odd, plain = ids.clone(), ids.clone()
+            odd[:, m], plain[:, m] = outside, 0
+            assert embedding(odd).equal(embedding(plain)), (m, outside)
+    lookup = SharedLookup(sizes, uniform_candidates(len(sizes)))
+    odd, plain = torch.full_like(ids, -1), torch.zeros_like(ids)
+    for found, expected in zip(lookup.distinct(odd), lookup.distinct(plain)):
+        assert found.equal(expected)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

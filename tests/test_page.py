@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from autodim.data.files import DataError
+from autodim.method.calibration import calibration_record
 from autodim.app.page import (
-    by_parameters, bytes_text, cautions, draw_models, facts, page, percent, printable, short, sizes, summary,
-    write_page,
+    by_parameters, bytes_text, cautions, draw_models, draw_probabilities, facts, page, percent, printable, short,
+    sizes, summary, write_page,
 )  # fmt: skip
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -103,6 +104,13 @@ def made(fields: int = 11, rivals: bool = True, seed: int = 0, names: list[str] 
     }  # fmt: skip
 
 
+def with_calibration(record: dict, slope: float = 0.8, intercept: float = -0.3) -> dict:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(-1, 1, 2000)
+    labels = rng.random(2000) < 1 / (1 + np.exp(0.3 - 0.8 * logits))
+    return record | {"calibration": calibration_record(logits, labels, (slope, intercept))}
+
+
 @pytest.fixture(scope="module")
 def record() -> dict:
     return made()
@@ -116,6 +124,31 @@ def document(record) -> str:
 @pytest.fixture(scope="module")
 def read(document) -> Reader:
     return Reader(document)
+
+
+# ---------------------------------------------------------------- probabilities
+
+def test_probabilities_before_and_after(record, document):
+    found = with_calibration(record)["calibration"]
+    read = check_self_contained(page(with_calibration(record)))
+    words = " ".join(" ".join(read.texts).split())
+    for name in ("before", "after"):
+        assert f"{found[name]['mean'] / found['share']:.2f} times" in words and f"{found[name]['logloss']:.4f}" in words
+    assert "slope 0.80, intercept −0.30" in words and len(read.of("img")) == 5 and "Platt" not in document
+    _, drawn = (c for c in draw_probabilities(with_calibration(record)).axes[0].containers)
+    assert list(drawn[0].get_xdata()) == [g["mean"] for g in found["after"]["groups"]]
+    bars = [bar[:, 1] for bar in drawn[2][0].get_segments()]
+    np.testing.assert_allclose(bars, [[g["low"], g["high"]] for g in found["after"]["groups"]])
+    assert page(json.loads(json.dumps(with_calibration(record)))) == page(with_calibration(record))
+
+
+def test_probabilities_that_were_left_alone_or_not_tested(record):
+    alone = page(with_calibration(record, 1.0, 0.0))
+    assert "not calibrated" in alone and "before calibration" not in alone
+    untested = record | {"calibration": calibration_record([], [], (0.8, 0.1))}
+    assert "Probabilities" not in page(untested)
+    with pytest.raises(DataError, match="record, in its model.json, is damaged"):
+        page(with_calibration(record) | {"calibration": {"after": {"mean": 0.1}}})
 
 
 # ---------------------------------------------------------------- one file, no network, no scripts
@@ -273,7 +306,7 @@ def test_words_are_the_record_s(record, words):
 def test_without_rivals_it_says_how_to_get_them():
     record = made(rivals=False)
     for text in (page(record), summary(record)):
-        assert "No rival was trained" in text and "rivals=True" in text and "minus that" not in text
+        assert "No rival was trained" in text and "minus that" not in text
         assert "their test rows" not in text
     assert "No rival" not in summary(made())
 

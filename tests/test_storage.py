@@ -259,6 +259,20 @@ def test_the_folder_holds_json_and_the_weights_of_that_hash_alone(tmp_path):
         assert same_model(load_trained(tmp_path), small_model(seed))
 
 
+def test_calibration_is_kept_and_a_model_of_before_has_none(tmp_path):
+    save_trained(replace(small_model(), calibration=(0.8125, -0.3)), tmp_path)
+    assert load_trained(tmp_path).calibration == (0.8125, -0.3)
+    path = tmp_path / "model.json"
+    description = json.loads(path.read_text(encoding="utf-8"))
+    del description["calibration"]
+    path.write_text(json.dumps(description | {"format": 2}))
+    assert load_trained(tmp_path).calibration == (1.0, 0.0)
+    for damaged in ([1.0], ["a", 0.0], None):
+        path.write_text(json.dumps(description | {"calibration": damaged}))
+        with pytest.raises(DataError, match="is not what was saved"):
+            load_trained(tmp_path)
+
+
 def test_other_files_in_the_folder_stay(tmp_path):
     for name in ("notes.txt", "search.safetensors"):
         (tmp_path / name).write_text("mine")
@@ -366,7 +380,7 @@ DAMAGES = {
     ),
     "another format": (
         changed(format=FORMAT + 1, autodim="9.9"),
-        r"has format 3, this autodim \(.*\) reads 2: .* autodim 9.9; load it with",
+        r"has format 4, this autodim \(.*\) reads 3: .* autodim 9.9; load it with",
     ),
     "no dims": (changed(dims=None), "model.json is not what was saved .KeyError: .dims.*; save it again"),
     "no hash": (changed(sha256=None), "model.json is damaged: it does not say which file has the weights"),

@@ -39,6 +39,7 @@ from autodim.data.table import encode_rows, open_table, read_table
 from autodim.data.table import prepare as prepare_table
 from autodim.data.vocabulary import vocabulary_from_dict, vocabulary_to_dict
 from autodim.method.backbones import Network
+from oracles import bucket_edges
 from autodim.app.workflow import (
     NO_VERDICT, SAME, auc_space_curve, choice_record, choose, combined_interval, decision, differences, interval_words,
     make_record, rivals, search_dims, train_dims, uniform_within,
@@ -114,8 +115,7 @@ def test_prepare_by_loops(min_count):
     for m, name in enumerate(made.data.fields):
         values = [None if missing(v) else v for v in frame[name].tolist()]
         if name == "price":
-            training = np.array(values)[split.train]
-            edges = [np.quantile(training, q / 20) for q in range(1, 20)]
+            edges = bucket_edges(np.array(values)[split.train], 20)
             values = [sum(v >= e for e in edges) for v in values]
         counts = Counter(values[row] for row in split.train)
         known = sorted(v for v, c in counts.items() if v is not None and c >= min_count) + [None] * (
@@ -929,6 +929,23 @@ def test_a_frame_and_files_of_every_kind_become_the_same(case, tmp_path):
         assert sorted(found.tolist()) == sorted(everything.tolist())
     whole = quietly(lambda: prepare(read_table(tmp_path / "t.csv"), "label", **options))  # and read as a frame
     same(whole, expected)
+
+
+def test_one_table_in_two_precisions_is_one_table(tmp_path):
+    """Doubles in a CSV, float32 in Parquet and in a frame, JSON of new rows: the same ids, whichever was trained on."""
+    rng = np.random.default_rng(0)
+    frame = BASE.assign(price=rng.integers(0, 60, N) / 10, ratio=np.where(rng.random(N) < 0.6, 0, rng.random(N).round(2)))
+    single = frame.astype({"price": "float32", "ratio": "float32"})
+    single.to_parquet(tmp_path / "t.parquet")
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    ways = {"csv": tmp_path / "t.csv", "parquet": tmp_path / "t.parquet", "frame": frame, "single": single}
+    made = {name: prepare(way, "click", folder=tmp_path / name) for name, way in ways.items()}
+    assert len({m.data.fingerprint for m in made.values()}) == 1
+    served = pd.DataFrame(json.loads(json.dumps(frame.to_dict("records"))))
+    expected = encode_rows(frame, made["csv"].data.vocabularies)
+    for m in made.values():
+        for rows in (frame, single, served, read_table(tmp_path / "t.parquet", m.data.fields, as_text=True)):
+            assert encode_rows(rows, m.data.vocabularies).equal(expected)
 
 
 @pytest.mark.parametrize("kind", ["zone", "day", "clock", "span"])

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import math
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .run import Answer, key_of_table, quoted, read_run, run_command, write_json
-from .settings import Settings, check_settings, given, settings_from_dict
+from .run import Answer, keep_settings, key_of_table, quoted, read_run, run_command
+from .settings import Settings, check_settings, given, settings_from_dict, shell_words
 from .storage import Trained, load_trained, read_with_care, save_trained
 from ..data.files import DataError
 from ..data.table import Prepared, open_table
@@ -29,10 +30,19 @@ from ..training.distributed import ProcessLost, Processes, torchrun
 
 # %% ../../nbs/app/08_commands.ipynb #7b0e0001
 def prepared_of(run: Mapping[str, object], folder: Path) -> Prepared:
-    """A run's prepared table; DataError: it is gone or damaged."""
-    if key_of_table(folder) != run["key"]:
-        raise DataError(f"{folder / 'table'} is missing or damaged: give `autodim prepare` again")
-    return open_table(folder / "table")
+    """A run's prepared table; DataError: it is gone, damaged, or another than the run's."""
+    key, again = key_of_table(folder), "give `autodim prepare` again"
+    if key is None:
+        raise DataError(f"{folder / 'table'} is missing or damaged: {again}")
+    try:
+        prepared = open_table(folder / "table") if key == run["key"] else None
+    except DataError:
+        if key_of_table(folder) == key:
+            raise
+    if key_of_table(folder) == run["key"] and prepared:
+        return prepared
+    raise DataError(f"{folder / 'table'} is not the table of {folder / 'run.json'}: `autodim prepare` is at work, so "
+                    f"give this command again when it is done; or it was interrupted, so {again}")
 
 
 def searched(
@@ -47,7 +57,7 @@ def searched(
     folder = Path(options.run)
     run = read_run(folder)
     run["settings"] |= changed
-    kept = {"folder": str(folder / "state"), "progress": not options.quiet}
+    kept = {"folder": str(folder / "state"), "progress": not options.quiet and sys.stderr.isatty()}
     settings = replace(settings_from_dict(run["settings"]), **kept)
     check_settings(settings)
     prepared = prepared_of(run, folder)
@@ -64,8 +74,7 @@ def search_command(options: argparse.Namespace) -> Answer:
     run, settings, prepared, found = searched(options, given(options))
     curve = curve_of(settings, prepared, found)
     if options.processes.rank == 0:
-        write_json(folder / "dims.json", found.dims)
-        write_json(folder / "run.json", run)
+        keep_settings(folder, run, given(options), found.dims)
     share = space(list(found.dims.values()), prepared.data.cardinalities, settings.dims[-1])
     table = curve[["space", "bytes", "search_auc"]].to_dict("records")
     lines = [f"{name:<24} {d:>4}" for name, d in found.dims.items()]
@@ -106,9 +115,9 @@ def dims_from(path: Path, fields: Sequence[str], d_max: int) -> dict[str, int]:
     return dims
 
 # %% ../../nbs/app/08_commands.ipynb #5c8f3834
-def check_untouched(folder: Path, found: Mapping[str, int]) -> None:
-    """Raises DataError if a run's dims.json is neither the search's, `found`, nor the trained model's."""
-    path, known = folder / "dims.json", [found]
+def check_untouched(folder: Path, run: Mapping[str, object], found: Mapping[str, int]) -> None:
+    """Raises DataError if a run's dims.json is neither a command's, the search's, `found`, nor the trained model's."""
+    path, known = folder / "dims.json", [found, run.get("dims")]
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # no model yet, or a damaged one
         known.append(json.loads((folder / "model" / "model.json").read_text(encoding="utf-8"))["dims"])
     try:
@@ -137,14 +146,14 @@ def train_command(options: argparse.Namespace) -> Answer:
         dims = dims_from(Path(options.dims_file), fields, d_max)
     run, settings, prepared, found = searched(options, changed)
     if dims is None:
-        check_untouched(folder, found.dims)
+        check_untouched(folder, run, found.dims)
     trained, *_ = train_step(settings, prepared, found, dims, options.processes)
     if options.processes.rank == 0:
         save_trained(trained, folder / "model")
-        write_json(folder / "dims.json", trained.dims)
-        write_json(folder / "run.json", run)
+        keep_settings(folder, run, changed, trained.dims)
     known = {"run": str(folder), "dims": trained.dims, "space": trained.record["outcomes"][0]["space"]}
-    return known | facts(trained.record), f"{summary(trained.record)}\nNext: autodim report {quoted(folder)}"
+    text = f"{shell_words(summary(trained.record))}\nNext: autodim report {quoted(folder)}"
+    return known | facts(trained.record), text
 
 # %% ../../nbs/app/08_commands.ipynb #c0a41824
 def trained_of(folder: Path) -> Trained:
@@ -179,7 +188,8 @@ def report_command(options: argparse.Namespace) -> Answer:
     folder = Path(options.run)
     path, record = Path(options.to or folder / "report.html"), trained_of(folder).record
     write_page(record, path)
-    return {"run": str(folder), "report": str(path)} | facts(record), f"{summary(record)}\nThe page: {path}"
+    text = f"{shell_words(summary(record))}\nThe page: {path}"
+    return {"run": str(folder), "report": str(path)} | facts(record), text
 
 
 def export_command(options: argparse.Namespace) -> Answer:

@@ -115,14 +115,16 @@ class TrainedClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def decision_function(self, X: Table) -> np.ndarray:
-        """Logits of the rows, float32 [n]."""
+        """Calibrated logits of the rows, float32 [n]."""
         check_is_fitted(self)
         if not isinstance(X, str | Path | pd.DataFrame):
             X = validate_data(self, X, dtype=None, ensure_all_finite=False, reset=False)
         fields = [v.name for v in self.vocabularies_]
         ids = encode_rows(read_table(X, fields, True) if isinstance(X, str | Path) else as_frame(X), self.vocabularies_)
         part = Part(ids.to(next(self.model_.parameters()).device), torch.empty(len(ids)))
-        return predict(self.model_, part).cpu().numpy() if len(ids) else np.empty(0, dtype=np.float32)
+        slope, intercept = self.trained_.calibration
+        logits = predict(self.model_, part).cpu().numpy() if len(ids) else np.empty(0, dtype=np.float32)
+        return slope * logits + intercept
 
     def predict_proba(self, X: Table) -> np.ndarray:
         """Chances of the two classes, in the order of `classes_`: float32 [n, 2]; for odd values see `encode_rows`."""

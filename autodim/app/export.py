@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAX_ONNX_BYTES', 'FORMATS', 'module_names', 'TableSpec', 'embedding_tables', 'table_weights', 'torchrec_tables',
-           'deepctr_features', 'fuxictr_specs', 'fuxictr_feature_map', 'quiet_exporter', 'write_onnx', 'json_lines',
-           'write_exports']
+           'deepctr_features', 'fuxictr_specs', 'fuxictr_feature_map', 'quiet_exporter', 'Platt', 'write_onnx',
+           'json_lines', 'write_exports']
 
 # %% ../../nbs/app/03_export.ipynb #ce793854
 import copy
@@ -130,12 +130,26 @@ def quiet_exporter() -> Iterator[None]:
 MAX_ONNX_BYTES = 2**31 - 2**20  # one protobuf holds 2 GiB; a rest for the graph
 
 
-def write_onnx(model: DLRS, fields: Sequence[str], path: str | Path) -> None:
+class Platt(nn.Module):
+    """Calibrated probabilities [B] of logits [B]."""
+
+    def __init__(self, slope: float, intercept: float) -> None:
+        super().__init__()
+        self.slope, self.intercept = slope, intercept
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(self.slope * logits + self.intercept)
+
+
+def write_onnx(
+    model: DLRS, fields: Sequence[str], path: str | Path, calibration: tuple[float, float] = (1.0, 0.0)
+) -> None:
     """Write a trained model as ONNX: input `ids` int64 [B, M], output `probability` float32 [B], B free.
 
     Args:
         model: stays as it is, in training mode or not, on any device.
         fields: names of the M fields in the order of the columns of ids; kept as metadata, with the dimensions.
+        calibration: (a, b) of the probability, expit(a * logit + b); kept as metadata, too.
 
     Raises:
         ImportError: PyTorch's exporter lacks onnx or onnxscript.
@@ -147,7 +161,7 @@ def write_onnx(model: DLRS, fields: Sequence[str], path: str | Path) -> None:
     if size > MAX_ONNX_BYTES:
         raise ValueError(f"the model has {size / 1e9:.1f} GB, and one ONNX file holds 2: raise min_count, or search "
                          "over smaller dimensions")
-    network = nn.Sequential(copy.deepcopy(model).cpu(), nn.Sigmoid()).eval()
+    network = nn.Sequential(copy.deepcopy(model).cpu(), Platt(*calibration)).eval()
     example = torch.zeros(2, len(fields), dtype=torch.int64)  # two rows: a single one would be taken for a constant
     with quiet_exporter(), torch.no_grad():
         program = torch.onnx.export(network, (example,), dynamo=True, verbose=False, input_names=["ids"],
@@ -155,7 +169,8 @@ def write_onnx(model: DLRS, fields: Sequence[str], path: str | Path) -> None:
     graph = program.model.graph
     for part in (*graph.all_nodes(), *graph.inputs, *graph.outputs):
         part.metadata_props.clear()
-    program.model.metadata_props.update(fields=json.dumps(list(fields)), dims=json.dumps(list(model.dims)))
+    about = {"fields": list(fields), "dims": list(model.dims), "calibration": list(calibration)}
+    program.model.metadata_props.update({name: json.dumps(value) for name, value in about.items()})
     write_bytes(path, program.model_proto.SerializeToString(deterministic=True))
 
 # %% ../../nbs/app/03_export.ipynb #6176196e
@@ -195,7 +210,7 @@ def write_exports(trained: Trained, folder: str | Path, formats: Sequence[str] =
     if "deepctr" in formats:
         files["deepctr.json"] = json_lines(deepctr_features(tables))
     if "onnx" in formats:
-        write_onnx(trained.model, [t.field for t in tables], folder / "model.onnx")
+        write_onnx(trained.model, [t.field for t in tables], folder / "model.onnx", trained.calibration)
     for name, content in files.items():
         write_bytes(folder / name, content)
     return [folder / name for name in (*files, *("model.onnx",) * ("onnx" in formats))]

@@ -6,14 +6,16 @@
 __all__ = ['BACKBONES', 'FORMATS', 'COUNT', 'COUNT_OR_NONE', 'SEED', 'SHARE', 'BUDGET', 'BYTES', 'PART_OR_NONE', 'RATE',
            'RATE_OR_NONE', 'DECAY', 'BATCH', 'TRUTH', 'NAMES', 'LAYERS', 'CANDIDATES', 'VARIANT', 'NETWORK', 'DEVICE',
            'FOLDER', 'ANY', 'HINTS', 'SETTINGS', 'Range', 'is_number', 'is_whole', 'are_whole', 'is_backbone',
-           'read_names', 'read_counts', 'read_buckets', 'read_bytes', 'Setting', 'MethodSettings', 'Settings',
-           'check_settings', 'settings_to_dict', 'settings_from_dict', 'table_options', 'add_flags', 'given',
-           'documented', 'settings_table']
+           'split_names', 'read_name', 'read_names', 'read_counts', 'read_buckets', 'read_bytes', 'read_path',
+           'Setting', 'MethodSettings', 'Settings', 'check_settings', 'settings_to_dict', 'settings_from_dict',
+           'table_options', 'add_flags', 'given', 'as_flags', 'shell_words', 'documented', 'settings_table']
 
 # %% ../../nbs/app/04_settings.ipynb #624cbbad
 import argparse
-import csv
 import math
+import os
+import re
+import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
@@ -82,10 +84,21 @@ FOLDER = Range(lambda v: v is None or isinstance(v, str | Path) and v != "" and 
 ANY = Range(lambda _: True, "what the table has")  # checked when the table is there
 
 # %% ../../nbs/app/04_settings.ipynb #45bbbd62
+def split_names(text: str) -> list[str]:
+    """The parts of "a,b", as typed but for spaces beside commas; a comma within quotation marks is none."""
+    tokens = re.findall(r'(?:"(?:[^"]|"")*"|[^,])+|,', text)
+    return [token.strip() for token in tokens if token.strip(" ,")] if "," in tokens else tokens
+
+
+def read_name(part: str) -> str:
+    """A part of `split_names` without its quotation marks, where it has some; those within are doubled, as in CSV."""
+    quoted = re.fullmatch(r'\s*"((?:[^"]|"")*)"\s*', part)
+    return quoted[1].replace('""', '"') if quoted else part
+
+
 def read_names(text: str) -> tuple[str, ...]:
-    """"a,b" as ("a", "b"); a name that has a comma stands in quotation marks, as in CSV."""
-    parts = next(csv.reader([text], skipinitialspace=True), [])
-    return tuple(part.strip() for part in parts if part.strip())
+    """"a,b" as ("a", "b"); in quotation marks, '" a"' or '""', a name may be anything."""
+    return tuple(map(read_name, split_names(text)))
 
 
 def read_counts(text: str) -> tuple[int, ...]:
@@ -98,10 +111,10 @@ def read_counts(text: str) -> tuple[int, ...]:
 
 def read_buckets(text: str) -> dict[str, int | str]:
     """"price:10,age:criteo" as {"price": 10, "age": "criteo"}: how numerical columns are cut."""
-    pairs = [part.rpartition(":") for part in read_names(text)]
-    if not all(name and (rule == "criteo" or rule.isdigit()) for name, _, rule in pairs):
+    pairs = [part.rpartition(":") for part in split_names(text)]
+    if not all(name and (rule == "criteo" or rule.isdecimal()) for name, _, rule in pairs):
         raise argparse.ArgumentTypeError(f"{text!r}: expected COLUMN:BUCKETS, such as price:10 or price:criteo")
-    return {name: rule if rule == "criteo" else int(rule) for name, _, rule in pairs}
+    return {read_name(name): rule if rule == "criteo" else int(rule) for name, _, rule in pairs}
 
 
 def read_bytes(text: str) -> int:
@@ -111,6 +124,13 @@ def read_bytes(text: str) -> int:
         return int(float(text[:-2]) * factor) if factor else int(text)
     except (ValueError, OverflowError):  # int() of an infinite number overflows
         raise argparse.ArgumentTypeError(f"{text!r}: expected bytes, such as 64MB, 7kB or 2000000") from None
+
+
+def read_path(text: str) -> Path:
+    """A path, `~` as the user's own folder; nothing is none."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a path")
+    return Path(os.path.expanduser(text))  # Path's own raises for the folder of a user who is not there
 
 # %% ../../nbs/app/04_settings.ipynb #05ea7a03
 @dataclass(frozen=True)
@@ -202,6 +222,8 @@ class Settings(MethodSettings):
     repeats: Annotated[int | None, Setting(
         "seeds with which the choice and its rivals are trained, for the report's intervals; without, 3 where there "
         "are rivals and training rows times epochs are at most 3,000,000, else 1", COUNT_OR_NONE, "train")] = None
+    calibrate: Annotated[bool, Setting("Platt scaling of the probabilities, fitted on the validation rows; no rank, "
+                                       "hence no AUC, changes", TRUTH, "train")] = True
     random_state: Annotated[int, Setting(
         "seed of the split, initial weights, batches and noise", SEED, "prepare", flag="--seed")] = 0
     device: Annotated[str, Setting("cpu or cuda", DEVICE, "search")] = "cpu"
@@ -285,6 +307,38 @@ def add_flags(parser: argparse.ArgumentParser, command: str) -> None:
 def given(options: argparse.Namespace) -> dict[str, object]:
     """The settings that were given on the command line."""
     return {name: value for name, value in vars(options).items() if name in SETTINGS and value is not None}
+
+
+def as_flags(values: Mapping[str, object]) -> str:
+    """Settings as they are typed in a shell, as {"dims": (4, 8), "sparse": False} is --dims 4,8 --no-sparse."""
+    def part(value: object) -> str:  # of a list
+        plain = isinstance(value, int) or value.strip() == value != "" and not {*value} & {*',"'}
+        return str(value) if plain else '"' + value.replace('"', '""') + '"'
+
+    def text(value: object) -> str:
+        if isinstance(value, Mapping):
+            return ",".join(f"{part(name)}:{rule}" for name, rule in value.items())
+        return str(value) if isinstance(value, str | Real) else ",".join(map(part, value))
+
+    flags = {name: SETTINGS[name].flag_of(name) for name in values}
+    return " ".join(flag if values[name] is True else f"--no-{flag[2:]}" if values[name] is False else
+                    shlex.join([flag, text(values[name])]) for name, flag in flags.items() if values[name] is not None)
+
+# %% ../../nbs/app/04_settings.ipynb #8581ccb2
+def shell_words(message: str) -> str:
+    """A message with flags for settings: "max_space=3: ..." as "--max-space 3: ...", and `categorical` likewise."""
+    def flag(found: re.Match) -> str:
+        if not (name := found["name"] or found["marked"]):
+            return found[0]
+        flag, value = SETTINGS[name].flag_of(name), found["value"]
+        if value in (None, "True"):
+            return flag
+        return f"--no-{flag[2:]}" if value == "False" else f"{flag} {value.strip(other).replace(', ', ',')}"
+
+    name, text = "|".join(name for name, setting in SETTINGS.items() if setting.command), r"'(?:[^'\\]|\\.)*'"
+    other = "[]()',"  # Python's, around a value
+    value = rf"(?P<value>\([^)]*\)|\[[^]]*\]|{text}|[^\s,;:)]+)"
+    return re.sub(rf"(?<!\w){text}|`(?P<marked>{name})`|(?<![\w-])(?P<name>{name})={value}", flag, message)
 
 # %% ../../nbs/app/04_settings.ipynb #e573d5c3
 def documented(cls: type) -> type:

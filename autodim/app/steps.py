@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['FAST', 'SHORT', 'default_batch_size', 'default_tau_decay', 'default_alpha_steps', 'default_dropout',
-           'default_repeats', 'fitted_settings', 'network_of', 'runtime_of', 'check_budget', 'choose_dims',
-           'search_step', 'curve_of', 'train_step']
+           'default_repeats', 'fitted_settings', 'network_of', 'runtime_of', 'warn_of_few_steps', 'check_budget',
+           'choose_dims', 'search_step', 'curve_of', 'calibrated', 'train_step']
 
 # %% ../../nbs/app/05_steps.ipynb #672f5c13
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -16,12 +17,13 @@ import torch
 
 from .settings import Settings, settings_to_dict
 from .storage import Trained
-from autodim.app.workflow import (
-    auc_space_curve, choose, make_record, rivals, search_dims, train_dims, uniform_within,
-)  # fmt: skip
+from .workflow import auc_space_curve, choose, make_record, rivals, search_dims, train_dims, uniform_within
+from ..data.batches import Data
 from ..data.table import Prepared
 from ..method.backbones import Network
+from ..method.calibration import calibration_record, platt
 from ..method.choice import Choice
+from ..method.metrics import predict
 from ..method.retrain import TrainConfig
 from ..method.search import SearchConfig, SearchResult
 from ..training.distributed import Processes
@@ -80,6 +82,17 @@ def runtime_of(settings: Settings, processes: Processes = Processes()) -> Runtim
     """Where and how models are trained."""
     return Runtime(settings.random_state, settings.device, settings.progress, processes=processes)
 
+# %% ../../nbs/app/05_steps.ipynb #89efea19
+def warn_of_few_steps(config: SearchConfig, n: int, processes: Processes = Processes()) -> None:
+    """Warns of a search over `n` training rows in which α moves but once, or that has one step an epoch."""
+    steps, size = config.epochs * (n // min(config.batch_size, n)), default_batch_size(n, processes.size)
+    moves = -(-steps // config.f)
+    if moves == 1 or config.batch_size > max(n, size):
+        better = [f"batch_size={size}"] * (config.batch_size > max(n // 4, size)) + ["f=2"] * (config.f > 2)
+        warnings.warn(f"the search decides nothing: in {steps} steps (f={config.f}, batch_size={config.batch_size}, "
+                      f"{n:,} training rows) α moves {moves} time{'s' * (moves > 1)}, so dimensions are arbitrary; set "
+                      + (", ".join(better) or f"search_epochs={20 * config.epochs}"), stacklevel=3)
+
 # %% ../../nbs/app/05_steps.ipynb #89efea18
 def check_budget(settings: Settings, prepared: Prepared) -> None:
     """Raises ValueError if no dimensions fit into the budget, whatever a search will find."""
@@ -99,6 +112,7 @@ def search_step(settings: Settings, prepared: Prepared, processes: Processes = P
     config = SearchConfig(variant=s.variant, dims=s.dims, f=s.f, epochs=s.search_epochs, batch_size=s.batch_size,
                           lr=s.lr, alpha_lr=s.alpha_lr, tau_decay=default_tau_decay(n, s.batch_size, s.search_epochs),
                           sparse=s.sparse, weight_decay=s.weight_decay)
+    warn_of_few_steps(config, n, processes)
     return search_dims(prepared, config, network_of(s), runtime_of(s, processes), s.folder)
 
 
@@ -107,6 +121,11 @@ def curve_of(settings: Settings, prepared: Prepared, found: SearchResult) -> pd.
     s = fitted_settings(settings, len(prepared.data.train.labels))
     here = replace(prepared, data=prepared.data.to(s.device))
     return auc_space_curve(here, found, s.dims, s.pad_to, network_of(s))
+
+# %% ../../nbs/app/05_steps.ipynb #bfc91ec2
+def calibrated(choice: Choice, data: Data) -> tuple[float, float]:
+    """Slope and intercept of Platt scaling for a trained choice, from the validation rows; see `platt`."""
+    return platt(predict(choice.model, data.val).cpu().numpy(), data.val.labels.cpu().numpy())
 
 # %% ../../nbs/app/05_steps.ipynb #58c1ffc2
 def train_step(
@@ -135,6 +154,9 @@ def train_step(
     others = [{name: replace(choice, model=None) for name, choice in trial(seed).items()}  # the first's is kept
               for seed in range(runtime.seed + 1, runtime.seed + s.repeats)]
     curve, own = curve_of(s, prepared, found), choices["AutoDim"]
+    calibration = calibrated(own, data) if s.calibrate else (1.0, 0.0)
     record = make_record(prepared, found, curve, [choices, *others], settings_to_dict(settings), network)
-    trained = Trained(prepared.schema, data.vocabularies, prepared.classes, own.dims, own.model, network, record)
+    record["calibration"] = calibration_record(own.scores, data.test.labels.cpu().numpy(), calibration)
+    trained = Trained(prepared.schema, data.vocabularies, prepared.classes, own.dims, own.model, network, record,
+                      calibration)
     return trained, choices, curve

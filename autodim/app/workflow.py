@@ -127,7 +127,7 @@ class Difference(NamedTuple):
     low: float
     high: float
     words: str  # what the interval of AUC says
-    kind: str  # "widest", "equal" (uniform, at equal Space or less) or "budget" (uniform, the best that fits)
+    kind: str  # "widest", "equal" (uniform, at equal Space or less), "budget" (uniform, the best that fits) or "both"
     logloss: float
     logloss_low: float
     logloss_high: float
@@ -210,6 +210,7 @@ def differences(trials: Sequence[Trial], labels: torch.Tensor, within: int | Non
     ):
         name = " and ".join(rival) + (" mixed" if len(rival) > 1 else "")
         if not rival or name in made:
+            made |= {name: made[name]._replace(kind="both")} if kind == "budget" and name != names[-1] and rival else {}
             continue
         contrast = np.eye(len(names))[0] - [rival.get(other, 0.0) for other in names]
         mean, low, high = auc_interval(contrast)

@@ -73,6 +73,11 @@ class StackedTable(nn.Embedding):
         nn.init.normal_(self.weight, std=std)
         self.register_buffer("fields", torch.tensor(fields), persistent=False)
         self.register_buffer("offsets", torch.tensor(block_starts(rows)), persistent=False)
+        self.register_buffer("rows", torch.tensor(rows), persistent=False)
+
+    def places(self, ids: torch.Tensor) -> torch.Tensor:
+        """The row of each id [B, K] of the K fields; one that its field does not have is taken for the OOV id, 0."""
+        return ids.where((ids >= 0) & (ids < self.rows), 0) + self.offsets
 
 
 class FieldEmbedding(nn.Module):
@@ -106,8 +111,8 @@ class FieldEmbedding(nn.Module):
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         if len(self.tables) == 1:
             table = self.tables[0]
-            return table(ids + table.offsets).flatten(1)  # [B, M·width]
-        groups = [t(ids.index_select(1, t.fields) + t.offsets).flatten(1) for t in self.tables]
+            return table(table.places(ids)).flatten(1)  # [B, M·width]
+        groups = [t(t.places(ids.index_select(1, t.fields))).flatten(1) for t in self.tables]
         return torch.cat(groups, 1).index_select(1, self.order)  # [B, Σ widths]
 
 # %% ../../nbs/method/00_lookup.ipynb #d9083acc
@@ -148,7 +153,7 @@ class Lookup(nn.Module):
     def distinct(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The U values of ids [B, M]: columns [U, S], how often fields have each [M, U], where each stands [B, M]."""
         table = self.embedding.tables[0]
-        places = ids + table.offsets  # [B, M]
+        places = table.places(ids)  # [B, M]
         counts = torch.bincount(places.flatten(), minlength=table.num_embeddings)
         seen = counts.nonzero().squeeze(1)
         fields = torch.searchsorted(table.offsets, seen, right=True) - 1

@@ -1,6 +1,7 @@
 """Load what autodim.app.export wrote, with the real library, and print one line of JSON: tests/test_export.py compares.
 
-It runs in the environment of `make peers`. The folder holds the exported files and ids.npy, int64 [B, M].
+It runs in the environment of `make peers`. The folder holds the exported files, ids.npy, int64 [B, M], and outside.npy:
+the same with an id in each row that its field does not have.
 
     python scripts/peers/load_exports.py torchrec|deepctr|fuxictr FOLDER
 """
@@ -44,7 +45,19 @@ def fbgemm_outcomes() -> dict[str, str]:
     return {str(dim): outcome(lambda: look_up(dim)) for dim in range(1, 17)}
 
 
-def load_torchrec(folder: Path, ids: np.ndarray) -> Result:
+def fused_outcomes(outside: np.ndarray, sizes: list[int]) -> list[str]:
+    """What FBGEMM's fused tables, which lie one behind the other, say to each row of ids [n, M]."""
+    from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
+    from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+        ComputeDevice, SplitTableBatchedEmbeddingBagsCodegen,
+    )  # fmt: skip
+
+    specs = [(size, 4, EmbeddingLocation.HOST, ComputeDevice.CPU) for size in sizes]
+    fused, ends = SplitTableBatchedEmbeddingBagsCodegen(embedding_specs=specs), torch.arange(len(sizes) + 1)
+    return [outcome(lambda: fused(torch.from_numpy(row), ends)) for row in outside]
+
+
+def load_torchrec(folder: Path, ids: np.ndarray, outside: np.ndarray) -> Result:
     """An EmbeddingBagCollection with the exported weights: what it looks up, each field under its name."""
     import safetensors.torch
     from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
@@ -53,13 +66,18 @@ def load_torchrec(folder: Path, ids: np.ndarray) -> Result:
     collection = EmbeddingBagCollection(tables=configs, device=torch.device("cpu"))
     collection.load_state_dict(safetensors.torch.load_file(folder / "torchrec.safetensors"))
     keys = [name for config in configs for name in config.feature_names]
-    values = torch.from_numpy(ids.T.copy()).flatten()  # a feature's ids of all rows, then the next feature's
-    looked_up = collection(KeyedJaggedTensor(keys, values, lengths=torch.ones_like(values, dtype=torch.int32)))
+
+    def look_up(ids: np.ndarray) -> object:
+        values = torch.from_numpy(ids.T.copy()).flatten()  # a feature's ids of all rows, then the next feature's
+        return collection(KeyedJaggedTensor(keys, values, lengths=torch.ones_like(values, dtype=torch.int32)))
+
+    looked_up = look_up(ids)
     return {"keys": looked_up.keys(), "embeddings": {key: looked_up[key].tolist() for key in keys},
-            "fbgemm": fbgemm_outcomes()}
+            "outside": [outcome(lambda: look_up(row[None])) for row in outside],
+            "fused": fused_outcomes(outside, [config.num_embeddings for config in configs]), "fbgemm": fbgemm_outcomes()}
 
 
-def load_deepctr(folder: Path, ids: np.ndarray) -> Result:
+def load_deepctr(folder: Path, ids: np.ndarray, outside: np.ndarray) -> Result:
     """A WDL trained for an epoch on the exported features; and which of the library's models take mixed dimensions."""
     import requests
 
@@ -71,7 +89,11 @@ def load_deepctr(folder: Path, ids: np.ndarray) -> Result:
     from deepctr_torch.inputs import SparseFeat
 
     features = [SparseFeat(**entry) for entry in json.loads((folder / "deepctr.json").read_text())]
-    inputs = {feature.name: ids[:, m] for m, feature in enumerate(features)}
+
+    def named(ids: np.ndarray) -> dict[str, np.ndarray]:
+        return {feature.name: ids[:, m] for m, feature in enumerate(features)}
+
+    inputs = named(ids)
     labels = np.arange(len(ids)) % 2
     model = library.WDL(linear_feature_columns=features, dnn_feature_columns=features)
     shapes = [list(model.embedding_dict[feature.embedding_name].weight.shape) for feature in features]
@@ -86,10 +108,11 @@ def load_deepctr(folder: Path, ids: np.ndarray) -> Result:
     names = ["WDL", "DCN", "DCNMix", "MLR"]
     names += ["DeepFM", "xDeepFM", "PNN", "NFM", "AFM", "AutoInt", "FiBiNET", "ONN", "IFM", "DIFM", "CCPM"]
     return {"shapes": shapes, "predictions": model.predict(inputs).ravel().tolist(),
+            "outside": [outcome(lambda: model.predict(named(row[None]))) for row in outside],
             "models": {name: outcome(lambda: predict(name)) for name in names}}
 
 
-def load_fuxictr(folder: Path, ids: np.ndarray) -> Result:
+def load_fuxictr(folder: Path, ids: np.ndarray, outside: np.ndarray) -> Result:
     """FuxiCTR's feature map and embeddings from our ids, and its own map of raw data with the exported dimensions."""
     import polars as pl
     import yaml
@@ -102,7 +125,11 @@ def load_fuxictr(folder: Path, ids: np.ndarray) -> Result:
     feature_map.load(str(folder / "feature_map.json"), {"embedding_dim": 3})
     layer = FeatureEmbedding(feature_map, embedding_dim=3)
     column_of = feature_map.get_column_index
-    batch = {feature: torch.from_numpy(ids[:, column_of(feature)]) for feature in feature_map.features}
+
+    def batch_of(ids: np.ndarray) -> dict[str, torch.Tensor]:
+        return {feature: torch.from_numpy(ids[:, column_of(feature)]) for feature in feature_map.features}
+
+    batch = batch_of(ids)
     found = layer.embedding_layer(batch)
     flat = layer(batch, flatten_emb=True)
     network = MLP_Block(input_dim=feature_map.sum_emb_out_dim(), output_dim=1, hidden_units=[8])
@@ -148,6 +175,7 @@ def load_fuxictr(folder: Path, ids: np.ndarray) -> Result:
 
     return {"fields": list(found), "shapes": {feature: list(e.shape) for feature, e in found.items()}, "rows": rows,
             "flat": list(flat.shape), "output": list(network(flat).shape), "stacked": outcome(lambda: layer(batch)),
+            "outside": [outcome(lambda: layer(batch_of(row[None]), flatten_emb=True)) for row in outside],
             "dummy_gradient": dummies_are_trained(layer),
             "own": widths(own), "in_columns": widths(in_columns),
             "padding": [spec["padding_idx"] for spec in processor.feature_map.features.values()]}
@@ -160,4 +188,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     loaders = {"torchrec": load_torchrec, "deepctr": load_deepctr, "fuxictr": load_fuxictr}
     exports = Path(sys.argv[2])
-    print("\n" + json.dumps(loaders[sys.argv[1]](exports, np.load(exports / "ids.npy"))))
+    ids, outside = (np.load(exports / name) for name in ("ids.npy", "outside.npy"))
+    print("\n" + json.dumps(loaders[sys.argv[1]](exports, ids, outside)))
