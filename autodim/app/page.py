@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Record', 'TRIVIAL', 'SPACE', 'SIZE', 'HEAD', 'SECTIONS', 'PROBABILITIES', 'WITHOUT', 'NOTES', 'TEMPLATES',
            'printable', 'short', 'bytes_text', 'percent', 'half_width', 'is_chance', 'cautions', 'sizes', 'signed',
-           'rivals_words', 'rivals_table', 'answer', 'by_parameters', 'facts', 'summary', 'styles', 'with_legend',
-           'draw_models', 'draw_curve', 'draw_epochs', 'draw_search', 'calibration_words', 'probabilities_table',
-           'draw_probabilities', 'data_uri', 'pictures', 'tables', 'page', 'write_page']
+           'rivals_words', 'rivals_table', 'calibration_facts', 'answer', 'by_parameters', 'facts', 'summary', 'styles',
+           'with_legend', 'draw_models', 'draw_curve', 'draw_epochs', 'draw_search', 'calibration_words',
+           'probabilities_table', 'draw_probabilities', 'data_uri', 'pictures', 'tables', 'page', 'write_page']
 
 # %% ../../nbs/app/02_page.ipynb #cc655863
 import base64
@@ -136,6 +136,13 @@ def rivals_table(record: Record) -> list[list[object]]:
              f"{m['logloss']:.4f}", f"{m['seconds']:.1f}", bytes_text(m["bytes"])]
             for m in (record.get("rivals") or {"models": []})["models"]]
 
+# %% ../../nbs/app/02_page.ipynb #5054d491
+def calibration_facts(record: Record) -> dict[str, object] | None:
+    """Slope and intercept; of the test rows the share of positives, mean predictions and Logloss. None: not known."""
+    found = record.get("calibration")
+    return found and {name: {k: v for k, v in value.items() if k != "groups"} if isinstance(value, Mapping) else value
+                      for name, value in found.items()}
+
 # %% ../../nbs/app/02_page.ipynb #01927747
 def answer(record: Record) -> list[str]:
     """What came out, in sentences: size, test AUC with DeLong's interval, and each difference in the record's words."""
@@ -173,7 +180,8 @@ def facts(record: Record) -> dict[str, object]:
     return {"cautions": cautions(record), "baseline": record.get("baseline"), "model_bytes": record.get("model_bytes"),
             "search": {"decided": search.get("decided"), "alpha_steps": search.get("alpha_steps"),
                        "entropy": search["entropy"][-1]},
-            "differences": record["differences"],
+            "differences": record["differences"], "rivals": record.get("rivals"),
+            "calibration": calibration_facts(record),
             "outcomes": [{k: v for k, v in o.items() if k != "history"} for o in record["outcomes"]]}
 
 
