@@ -94,9 +94,37 @@ def test_what_is_not_understood_has_exit_code_2(arguments):
     assert code == 2 and out == "" and "usage:" in err
 
 
+@pytest.mark.parametrize("arguments, expected", [
+    ("search --variant one", "expected 1, 2, 3 or 4"), ("train --max-space much", "expected a share"),
+    ("search --lr x", "expected a positive number"), ("prepare x.csv --label y --numerical price:²", "expected COLUMN:BUCKETS"),
+    ("prepare x.csv --label y --numerical price", "such as price:10"), ("train --max-bytes 7Q", "such as 64MB")])
+def test_what_was_expected_is_said(arguments, expected):
+    code, _, err = call(*arguments.split())
+    assert code == 2 and expected in err.splitlines()[-1] and "invalid" not in err
+
+
+@pytest.mark.parametrize("option", [("prepare", "x.csv", "--label", "y", "--run"), ("search",), ("report", "r", "--to"),
+                                    ("export", "r", "--to"), ("train", "r", "--dims-file")])
+def test_a_path_is_not_nothing_and_knows_the_home(option, tmp_path, monkeypatch):
+    """An empty --run, such as of an unset variable, is not the current folder."""
+    code, _, err = call(*option, "")
+    assert code == 2 and "expected a path" in err
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = make_parser().parse_args([*option, "~/a"])
+    assert tmp_path / "a" in vars(options).values()
+
+
+def test_a_run_in_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code, out, _ = call("prepare", write_clicks(tmp_path / "t.csv"), "--label", "click", "--run=~/shop")
+    assert code == 0 and (tmp_path / "shop" / "run.json").is_file() and str(tmp_path / "shop") in out.splitlines()[-1]
+
+
 def test_readings():
     assert read_names(" a, b ,") == ("a", "b") and read_buckets("a:b:3") == {"a:b": 3} and read_counts("4, 8") == (4, 8)
     assert read_names('"a,b", c') == ("a,b", "c") and read_buckets('"a,b":3') == {"a,b": 3} and read_names("") == ()
+    assert read_names(" item") == (" item",) and read_names('""') == ("",) and read_names('" a","b ",c ') == (" a", "b ", "c")
+    assert read_names('"a ""b"""') == ('a "b"',) and read_buckets('"":3," a":criteo') == {"": 3, " a": "criteo"}
     assert [read_bytes(x) for x in ("64MB", "1.5GB", "2kB", "7")] == [64 * 10**6, 1_500_000_000, 2000, 7]
 
 
@@ -423,6 +451,18 @@ def test_damaged_files_of_a_run_are_named_and_mended_by_the_command_that_made_th
         assert code == 1 and "run.json is damaged" in err and json.loads(out)["error"] in err
 
 
+@pytest.mark.parametrize("step", ["prepare", "search", "report"])
+@pytest.mark.parametrize("module", ["autodim.app.settings", "numpy", "pandas", "polars"])
+def test_an_interruption_of_imports_is_one_line(step, module, trained):
+    code = ("import os, signal, sys\nfrom autodim.app.cli import main\nclass Stop:\n    def find_spec(self, name, *_):\n"
+            f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\nsys.meta_path.insert(0, Stop())\n"
+            "sys.exit(main())")
+    options = ["x.csv", "--label", "click"] if step == "prepare" else [trained]
+    done = subprocess.run([sys.executable, "-c", code, step, *map(str, options), "--json"], capture_output=True, text=True)
+    assert done.returncode == 130 and len(done.stderr.splitlines()) == 1 and "goes on" in done.stderr
+    assert "interrupted" in json.loads(done.stdout)["error"]
+
+
 def test_an_interruption_is_json_too(trained, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -446,6 +486,19 @@ def test_a_changed_table_is_prepared_anew_and_the_old_model_is_not_taken_for_its
     assert call("search", run)[0] == 1
     assert call("prepare", table, "--label", "click", "--run", run)[0] == 0
     assert call("search", run, *SEARCH)[0] == 0
+
+
+# ---------------------------------------------------------------- names
+
+@pytest.mark.parametrize("name", [" item", "item ", "", "a,b", 'say "item"', "--item", "naïve ☃", "f=2"])
+def test_a_column_of_any_name_can_be_named(name, tmp_path):
+    table = pd.read_csv(write_clicks(tmp_path / "t.csv", 300)).rename(columns={"item": name, "user": "item"})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    text = '"' + name.replace('"', '""') + '"'
+    for flag, named, expected in ((f"--exclude={text}", "left_out", name), (f"--numerical={text}:4", "numerical", name)):
+        code, out, err = call("prepare", tmp_path / "t.csv", "--label", "click", flag, "--run", tmp_path / "r", "--json")
+        assert code == 0 and expected in json.loads(out)[named], err
+        assert "item" in json.loads(out)["fields"]
 
 
 # ---------------------------------------------------------------- a table that is prepared again
@@ -505,6 +558,50 @@ def test_a_search_that_decides_nothing_says_what_to_set(given, expected, copy):
     code, _, err = call("search", copy, *SEARCH, *given)
     assert code == 0 and "the search decides nothing" in err and err.splitlines()[-1].endswith(f"set {expected}")
     assert "the search decides nothing" not in call("search", copy, *SEARCH, "--f", "15")[2]
+
+
+# ---------------------------------------------------------------- what is left in the folder
+
+def test_states_go_when_a_step_has_ended_and_another_budget_needs_no_search(trained, copy, tmp_path, monkeypatch):
+    """Of the search its model and path stay, and choose what they chose with all of its state; --keep-state keeps all."""
+    table, whole = trained.parent / "clicks.csv", tmp_path / "whole"
+    assert call("prepare", table, "--label", "click", "--run", whole)[0] == 0
+    assert call("search", whole, *SEARCH, "--keep-state")[0] == 0
+    assert call("train", whole, *TRAIN, "--keep-state")[0] == 0
+    kept = {path.name: path.stat().st_size for path in (whole / "state").iterdir()}
+    left = {path.name: path.stat().st_size for path in (copy / "state").iterdir()}
+    assert set(left) == {"search.state"} and left["search.state"] < kept["search.state"] and len(kept) > 2
+    assert load(whole / "model").dims_ == load(copy / "model").dims_
+    monkeypatch.setattr("autodim.method.search.run_epoch", lambda *_: pytest.fail("it searched again"))
+    found = [call("train", run, "--max-space", "0.5", *TRAIN, "--json") for run in (whole, copy)]
+    assert [code for code, *_ in found] == [0, 0] and not any("searching first" in err for *_, err in found)
+    whole_found, copy_found = (json.loads(out) | {"run": ""} for _, out, _ in found)
+    assert whole_found == copy_found
+    assert [path.name for path in (whole / "state").iterdir()] == ["search.state"]
+
+
+def test_train_without_a_search_says_that_it_searches(trained, tmp_path):
+    run = tmp_path / "run"
+    assert call("prepare", trained.parent / "clicks.csv", "--label", "click", "--run", run)[0] == 0
+    code, _, err = call("train", run, *TRAIN, "--no-rivals")
+    assert code == 0 and "no finished search" in err and "searching first, in 6 epochs" in err
+    again = call("train", run, *TRAIN, "--no-rivals")[2]
+    assert "searching first" not in again and "nothing is left to do" in again
+    assert "nothing is left to do" not in call("train", run, *TRAIN, "--patience", "1", "--no-rivals")[2]
+
+
+def test_a_model_that_another_version_trained_is_trained_again(copy):
+    path = copy / "model" / "model.json"
+    path.write_text(re.sub(r"autodim [0-9.]+\"", 'autodim 0.0.9"', path.read_text()))
+    assert "nothing is left to do" not in call("train", copy, "--quiet")[2]
+    assert "nothing is left to do" in call("train", copy, "--quiet")[2]
+
+
+def test_a_log_has_no_bars(copy):
+    """Where stderr is no terminal, though --quiet is not given."""
+    process = start("search", copy, *SEARCH[:-3], "--f", "3")
+    out, err = process.communicate(timeout=900)
+    assert process.returncode == 0 and err == "" and "\r" not in out
 
 
 # ---------------------------------------------------------------- killed, interrupted, two at once

@@ -151,6 +151,40 @@ def test_probabilities_that_were_left_alone_or_not_tested(record):
         page(with_calibration(record) | {"calibration": {"after": {"mean": 0.1}}})
 
 
+# ---------------------------------------------------------------- models without embeddings
+
+def with_rivals(record: dict, aucs: tuple[float, ...], decided: bool = True, rows: int = 16000) -> dict:
+    names = ("AutoDim", "logistic regression", "boosted trees")
+    models = [{"name": name, "setting": "C = 0.1" if k else "", "auc": auc, "logloss": 0.5 + k / 100, "seconds": 1.25,
+               "bytes": 1000 * k, "difference": {"mean": aucs[0] - auc, "low": -0.5, "high": 0.4} if k else None}
+              for k, (name, auc) in enumerate(zip(names, aucs))]
+    best = names[int(np.argmax(aucs))]
+    return record | {"rivals": {"models": models, "best": best, "decided": decided, "rows": rows}}
+
+
+@pytest.mark.parametrize("aucs, decided, said", [
+    ((0.8, 0.7, 0.75), True, "An embedding model is right for this table: "),
+    ((0.8, 0.7, 0.81), True, "Another kind of model is better on this table, boosted trees: "),
+    ((0.8, 0.9, 0.81), True, "Another kind of model is better on this table, logistic regression: "),
+    ((0.8, 0.7, 0.79), False, "No kind of model is surely best on this table, AutoDim is ahead: ")])
+def test_it_says_plainly_which_kind_of_model_is_best(record, aucs, decided, said):
+    whole = with_rivals(record, aucs, decided)
+    nearest = max(aucs[1:])
+    for text in (page(whole), summary(whole)):
+        assert said + f"test AUC without embeddings is logistic regression {aucs[1]:.4f}, " in text
+        assert f"{aucs[0] - nearest:+.4f}, 95 % interval from −0.5000 to +0.4000".replace("-", "−") in text
+        assert ("By Logloss AutoDim is best" in text) == (max(aucs) > aucs[0])
+    row = check_self_contained(page(whole)).row("boosted trees")
+    assert row[2] == f"{aucs[2]:.4f}" and row[4:] == ["0.5200", "1.2", "2.00 kB"]
+    assert "drawn at random, ours" not in page(whole)
+    assert "They learnt from 5,000 training rows" in " ".join(page(with_rivals(record, aucs, rows=5000)).split())
+
+
+@pytest.mark.parametrize("rivals", [None, {}])
+def test_a_record_without_such_rivals(record, document, rivals):
+    assert page(record | {"rivals": rivals}, "My table") == document and "without embeddings" not in document
+
+
 # ---------------------------------------------------------------- one file, no network, no scripts
 
 def check_self_contained(document: str) -> Reader:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Answer', 'OtherVersion', 'read_run', 'write_json', 'key_of_table', 'keep_run', 'keep_settings', 'quoted', 'described',
-           'notes_on', 'prepare_command', 'say_warning', 'run_command']
+           'notes_on', 'prepare_command', 'say_warning', 'run_command', 'prepare_step']
 
 # %% ../../nbs/app/07_run.ipynb #7a0e0004
 import argparse
@@ -191,15 +191,17 @@ def run_command(
             else:
                 warnings.showwarning = say_warning
             found, text = command(options)
-    except KeyboardInterrupt:
-        code, problem = 130, "interrupted; give the same command again, and it goes on"
     except (ValueError, OSError, ImportError, *errors) as error:  # a DataError is a ValueError
-        code, problem = 1, shell_words(str(error))
-    else:
-        if rank == 0:
-            print(json.dumps(found, ensure_ascii=False, default=json_value) if options.json else text)
-        return 0
-    print(f"autodim: {'error: ' if code == 1 else ''}{problem}", file=sys.stderr)
-    if options.json:
-        print(json.dumps({"error": problem}, ensure_ascii=False))
-    return code
+        problem = shell_words(str(error))
+        print(f"autodim: error: {problem}", file=sys.stderr)
+        if options.json:
+            print(json.dumps({"error": problem}, ensure_ascii=False))
+        return 1
+    if rank == 0:
+        print(json.dumps(found, ensure_ascii=False, default=json_value) if options.json else text)
+    return 0
+
+
+def prepare_step(options: argparse.Namespace) -> int:
+    """Carry out `autodim prepare`; see `run_command`."""
+    return run_command(options, prepare_command)

@@ -6,9 +6,10 @@
 __all__ = ['BACKBONES', 'FORMATS', 'COUNT', 'COUNT_OR_NONE', 'SEED', 'SHARE', 'BUDGET', 'BYTES', 'PART_OR_NONE', 'RATE',
            'RATE_OR_NONE', 'DECAY', 'BATCH', 'TRUTH', 'NAMES', 'LAYERS', 'CANDIDATES', 'VARIANT', 'NETWORK', 'DEVICE',
            'FOLDER', 'ANY', 'HINTS', 'SETTINGS', 'Range', 'is_number', 'is_whole', 'are_whole', 'is_backbone',
-           'split_names', 'read_name', 'read_names', 'read_counts', 'read_buckets', 'read_bytes', 'read_path',
-           'Setting', 'MethodSettings', 'Settings', 'check_settings', 'settings_to_dict', 'settings_from_dict',
-           'table_options', 'add_flags', 'given', 'as_flags', 'shell_words', 'documented', 'settings_table']
+           'split_names', 'read_name', 'read_names', 'read_counts', 'read_buckets', 'read_as', 'read_bytes',
+           'read_path', 'Setting', 'MethodSettings', 'Settings', 'check_settings', 'settings_to_dict',
+           'settings_from_dict', 'table_options', 'add_flags', 'given', 'as_flags', 'shell_words', 'documented',
+           'settings_table']
 
 # %% ../../nbs/app/04_settings.ipynb #624cbbad
 import argparse
@@ -20,6 +21,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, NamedTuple, get_args, get_type_hints
@@ -115,6 +117,14 @@ def read_buckets(text: str) -> dict[str, int | str]:
     if not all(name and (rule == "criteo" or rule.isdecimal()) for name, _, rule in pairs):
         raise argparse.ArgumentTypeError(f"{text!r}: expected COLUMN:BUCKETS, such as price:10 or price:criteo")
     return {read_name(name): rule if rule == "criteo" else int(rule) for name, _, rule in pairs}
+
+
+def read_as(kind: type, words: str, text: str) -> object:
+    """A text as an int, float or str; `words` say what was expected."""
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected {words.removeprefix('None, or ')}") from None
 
 
 def read_bytes(text: str) -> int:
@@ -298,7 +308,8 @@ def add_flags(parser: argparse.ArgumentParser, command: str) -> None:
             else:
                 base = next((t for t in (int, float, str) if t in (kind, *get_args(kind))), str)
                 metavar = setting.metavar or {int: "N", float: "SHARE", str: "NAME"}[base]
-                parser.add_argument(flag, dest=name, type=setting.read or base, metavar=metavar, help=text)
+                read = setting.read or partial(read_as, base, setting.range.words)
+                parser.add_argument(flag, dest=name, type=read, metavar=metavar, help=text)
 
 
 def given(options: argparse.Namespace) -> dict[str, object]:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FAST', 'default_batch_size', 'default_tau_decay', 'default_alpha_steps', 'default_dropout', 'fitted_settings',
-           'network_of', 'runtime_of', 'warn_of_few_steps', 'check_budget', 'choose_dims', 'search_step', 'curve_of',
-           'calibrated', 'train_step']
+           'network_of', 'runtime_of', 'warn_of_few_steps', 'check_budget', 'choose_dims', 'search_config',
+           'search_step', 'finished_search', 'tidy_search', 'curve_of', 'calibrated', 'beside', 'train_step']
 
 # %% ../../nbs/app/05_steps.ipynb #672f5c13
 import warnings
@@ -17,7 +17,9 @@ import torch
 
 from .settings import Settings, settings_to_dict
 from .storage import Trained
-from .workflow import auc_space_curve, choose, make_record, rivals, search_dims, train_dims
+from autodim.app.workflow import (
+    auc_space_curve, choose, make_record, rivals, search_checkpoint, search_dims, train_dims,
+)  # fmt: skip
 from ..data.batches import Data
 from ..data.table import Prepared
 from ..method.backbones import Network
@@ -26,6 +28,8 @@ from ..method.choice import Choice
 from ..method.metrics import predict
 from ..method.retrain import TrainConfig
 from ..method.search import SearchConfig, SearchResult
+from ..study.alternatives import ROWS, Alternative, alternatives, compared
+from ..training.checkpoint import FileCheckpoint, State
 from ..training.distributed import Processes
 from ..training.runtime import Runtime
 
@@ -96,15 +100,38 @@ def choose_dims(settings: Settings, prepared: Prepared, alpha: torch.Tensor) -> 
     return choose(prepared, alpha, s.dims, s.max_space, s.max_bytes, s.pad_to, network_of(s))
 
 
+def search_config(s: Settings, n: int) -> SearchConfig:
+    """The search over `n` training rows, by settings that `fitted_settings` made."""
+    return SearchConfig(variant=s.variant, dims=s.dims, f=s.f, epochs=s.search_epochs, batch_size=s.batch_size, lr=s.lr,
+                        alpha_lr=s.alpha_lr, tau_decay=default_tau_decay(n, s.batch_size, s.search_epochs),
+                        sparse=s.sparse, weight_decay=s.weight_decay)
+
+
 def search_step(settings: Settings, prepared: Prepared, processes: Processes = Processes()) -> SearchResult:
     """Search the dimensions (Algorithm 1); with a folder in the settings, an interrupted search goes on."""
     n = len(prepared.data.train.labels)
     s = fitted_settings(settings, n, processes.size)
-    config = SearchConfig(variant=s.variant, dims=s.dims, f=s.f, epochs=s.search_epochs, batch_size=s.batch_size,
-                          lr=s.lr, alpha_lr=s.alpha_lr, tau_decay=default_tau_decay(n, s.batch_size, s.search_epochs),
-                          sparse=s.sparse, weight_decay=s.weight_decay)
+    config = search_config(s, n)
     warn_of_few_steps(config, n, processes)
     return search_dims(prepared, config, network_of(s), runtime_of(s, processes), s.folder)
+
+
+def finished_search(
+    settings: Settings, prepared: Prepared, processes: Processes = Processes()
+) -> tuple[FileCheckpoint, State] | None:
+    """Where the folder of the settings keeps a search that has ended under them, and its state; None if it does not."""
+    s = fitted_settings(settings, n := len(prepared.data.train.labels), processes.size)
+    kept = search_checkpoint(prepared, search_config(s, n), network_of(s), s.random_state, s.folder)
+    state = kept and kept.load()
+    return (kept, state) if state and len(state["log"]) == s.search_epochs else None
+
+
+def tidy_search(settings: Settings, prepared: Prepared, processes: Processes = Processes()) -> None:
+    """Keep of a search that has ended what another budget needs: its model and path, not the optimisers' two thirds."""
+    kept, state = finished_search(settings, prepared, processes)
+    tidied = {name: part for name, part in state["searcher"].items() if name in ("model", "step")}
+    if len(tidied) < len(state["searcher"]):
+        kept.save(state | {"searcher": tidied})
 
 
 def curve_of(settings: Settings, prepared: Prepared, found: SearchResult) -> pd.DataFrame:
@@ -117,6 +144,20 @@ def curve_of(settings: Settings, prepared: Prepared, found: SearchResult) -> pd.
 def calibrated(choice: Choice, data: Data) -> tuple[float, float]:
     """Slope and intercept of Platt scaling for a trained choice, from the validation rows; see `platt`."""
     return platt(predict(choice.model, data.val).cpu().numpy(), data.val.labels.cpu().numpy())
+
+# %% ../../nbs/app/05_steps.ipynb #96b98679
+def beside(settings: Settings, data: Data, own: Choice, record: Mapping[str, object]) -> dict[str, object] | None:
+    """The trained choice beside models without embeddings, see `compared`; None where those cannot be trained.
+
+    Args:
+        record: of the choice, with what calibration did.
+    """
+    others = alternatives(data, settings.random_state, progress=settings.progress)
+    if not others:
+        return None
+    ours = Alternative("AutoDim", "", own.test.auc, record["calibration"]["after"]["logloss"], own.scores, own.seconds,
+                       record["model_bytes"]["total"])
+    return compared(ours, others, data.test.labels.cpu().numpy()) | {"rows": min(ROWS, len(data.train.labels))}
 
 # %% ../../nbs/app/05_steps.ipynb #58c1ffc2
 def train_step(
@@ -139,6 +180,8 @@ def train_step(
     calibration = calibrated(own, data) if s.calibrate else (1.0, 0.0)
     record = make_record(prepared, found, curve, choices, settings_to_dict(settings), s.pad_to, network)
     record["calibration"] = calibration_record(own.scores, data.test.labels.cpu().numpy(), calibration)
+    if s.rivals and processes.rank == 0:
+        record["rivals"] = beside(s, data, own, record)
     trained = Trained(prepared.schema, data.vocabularies, prepared.classes, own.dims, own.model, network, record,
                       calibration)
     return trained, choices, curve

@@ -144,9 +144,9 @@ class Searcher:
         return {name: part.state_dict() for name, part in self.parts.items()} | {"step": self.step}
 
     def load_state_dict(self, state: State) -> None:
-        """Take over what `state_dict` returned."""
-        for name, part in self.parts.items():
-            part.load_state_dict(state[name])
+        """Take over what `state_dict` returned; of a search that has ended, the optimisers may be missing."""
+        for name in self.parts.keys() & state.keys():
+            self.parts[name].load_state_dict(state[name])
         self.step = state["step"]
 
 # %% ../../nbs/method/06_search.ipynb #2cefddde
