@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -714,7 +715,7 @@ CONVERSIONS = {  # training's values in their order have the ids 1, 2, ...; a mi
     "several kinds stay": (S([1, "1"], dtype=object), S(["1", 1], dtype=object), [2, 1]),
     "categories for text": (["a", "b"], S(["b", "z", "a"], dtype="category"), [2, 0, 1]),
     "text for categories": (S(["a", "b"], dtype="category"), ["b", "z"], [2, 0]),
-    "leading noughts are text": (["007", "8"], [7, 8], [0, 2]),
+    "leading noughts are text, and the only one that a number can mean": (["007", "8"], [7, 8], [1, 2]),
     "missing in many ways": (
         S(["a", None], dtype=object),
         S([None, np.nan, pd.NA, pd.NaT, "a"], dtype=object),
@@ -911,3 +912,242 @@ def test_a_time_that_is_the_same_throughout_orders_nothing():
     with pytest.raises(DataError, match="'hour': .*14102100.* in every row.*split at random"):
         split_table(labels, pd.Series([14102100] * 40, name="hour"))
     assert len(split_table(labels, pd.Series([14102100] * 20 + [14102101] * 20, name="hour")).test) == 4
+
+
+# ---------------------------------------------------------------- codes that look like numbers, ids beyond a double
+
+CODES = {  # distinct texts of an unnamed column, and whether they are codes
+    "versions": (["14.1", "14.10", "9.2"], True),
+    "versions without their double": (["3.9", "3.10", "3.11"], True),
+    "zip codes": (["00501", "501", "10001"], True),
+    "exponents": (["1e5", "100000", "7"], True),
+    "exponents of fractions": (["1e5", "0.5"], True),
+    "hexadecimal": (["0x1F", "31", "7"], True),
+    "signs": (["+7", "7", "8"], True),
+    "noughts before fractions": (["00.5", "1.5"], True),
+    "fractions beyond a double": (["0.12345678901234567891", "0.12345678901234567892"], True),
+    "whole numbers beyond a double": (["9007199254740993", "9007199254740992", "0.5"], True),
+    "whole": (["7", "-8", "0", "1234567890123456789"], False),
+    "prices": (["12.50", "9.99", "7.00"], False),
+    "prices and whole ones": (["12.50", "9.99", "7"], False),
+    "a single place": (["3.0", "14.0", "2.5"], False),
+    "as Python prints": ([repr(v) for v in (0.25, 2.0, 1e-7, 1e22, 0.1 + 0.2, -0.0)], False),
+    "as R prints": (["1e+05", "0.25", "1e-04"], False),
+    "as Java prints": (["1.2345678E7", "1.0E-5", "0.25"], False),
+    "as C prints": ([f"{v:.18e}" for v in (0.1, 1e5, 3.0)], False),
+    "without a nought": ([".5", "-.25", "3."], False),
+    "spaces around": ([" 7", "8 "], False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_numbers_that_are_written_as_none_is_printed_are_codes(name, tmp_path):
+    texts, code = CODES[name]
+    content = "it,click\n" + "".join(f"{texts[i % len(texts)]},{i % 2}\n" for i in range(90))
+    prepared, told = warnings_of(lambda: prepare(written(tmp_path, "x.csv", content.encode()), "click",
+                                                 ColumnOptions(min_count=1)))
+    assert any("column 'it': no number is printed as" in text for text in told) == code
+    values = prepared.data.vocabularies[0].values.tolist()
+    assert not code or values == sorted(texts) and not prepared.schema.buckets
+    assert code or not any(isinstance(value, str) for value in values)
+    read, _ = warnings_of(lambda: read_table(tmp_path / "x.csv"))
+    assert (kind_of(read["it"]) == "text") == code
+    if name != "hexadecimal":
+        numerical, told = warnings_of(lambda: prepare(tmp_path / "x.csv", "click", ColumnOptions(numerical={"it": 3})))
+        assert numerical.schema.buckets == {"it": 3} and not told
+
+
+@pytest.mark.parametrize("texts", [["14.1", "14.10"], ["00501", "501"], ["1e5", "100000"], ["12.50", "12.5"], ["0x1F", "31"],
+                                   ["12:30", "12:30:00"], ["true", "True", "false"], [" 7", "7"], ["-0", "0"]])  # fmt: skip
+@pytest.mark.parametrize("way", ["path", "path and y", "folder"])
+def test_named_columns_are_text_character_for_character(texts, way, tmp_path):
+    options, content = ColumnOptions(["it"], min_count=1), "it,click\n" + "".join(
+        f"{text},{i % 2}\n" for i in range(30) for text in texts)
+    path = written(tmp_path, "x.csv", content.encode())
+    table = read_table(path, options=options) if way == "path and y" else path
+    vocabulary = prepare(table, "click", options, folder=tmp_path / "made" if way == "folder" else None).data.vocabularies[0]
+    assert vocabulary.values.tolist() == sorted(texts)
+    new = read_table(path, ["it"], as_text=True)
+    assert encode_rows(new, [vocabulary])[:, 0].tolist() == vocabulary.encode(pd.Series(texts * 30)).tolist()
+    assert encode_rows(new.astype(object), [vocabulary])[:, 0].tolist() == [1 + sorted(texts).index(t) for t in texts] * 30
+
+
+def test_what_was_learnt_from_a_file_is_known_in_a_frame_of_the_same_table_and_the_reverse(tmp_path):
+    zips, prices, clocks = ["00501", "10001", "94110"], ["12.50", "9.99", "7.00"], ["12:30", "08:00", "23:59"]
+    rows = [(zips[i % 3], prices[i % 3], clocks[i % 3], ["true", "false", "True"][i % 3], i // 3 % 2) for i in range(90)]
+    path = tmp_path / "x.csv"
+    pd.DataFrame(rows, columns=["zip", "price", "at", "on", "click"]).to_csv(path, index=False)
+    options = ColumnOptions(["zip", "price", "at"], exclude=["on"])
+    vocabularies = prepare(path, "click", options).data.vocabularies
+    typed = pd.read_csv(path).assign(at=lambda f: [time.fromisoformat(t) for t in f["at"]])
+    assert typed["zip"].dtype == np.int64 and typed.price.dtype == float  # what pandas makes of it
+    expected = encode_rows(read_table(path, as_text=True), vocabularies)
+    assert expected.min() == 1 and encode_rows(typed, vocabularies).equal(expected)
+    assert encode_rows(pd.read_csv(path, dtype=str), vocabularies).equal(expected)
+    of_frame = prepare(typed, "click", options).data.vocabularies
+    assert [v.cardinality for v in of_frame] == [4, 4, 4]
+    ids = encode_rows(typed, of_frame)
+    assert ids.min() == 1 and encode_rows(read_table(path, as_text=True), of_frame)[:, :2].equal(ids[:, :2])
+
+
+def test_a_number_that_was_two_codes_says_so():
+    vocabulary = Vocabulary("zip", np.array(["00501", "501", "7"], dtype=object))
+    ids, told = warnings_of(lambda: encode_rows(pd.DataFrame({"zip": [501, 7, 8]}), [vocabulary])[:, 0].tolist())
+    assert ids == [2, 3, 0] and len(told) == 1 and "'501' and '00501' were two values in training" in told[0]
+
+
+NEAR = [2**53 + 1, 2**53 + 2, 2**53 + 3, 2**60 + 1]  # of which a double cannot tell all apart
+FORMS_OF_IDS = {
+    "int64": lambda ids: S(ids, dtype="int64"),
+    "uint64": lambda ids: S(ids, dtype="uint64"),
+    "Int64": lambda ids: S(ids, dtype="Int64"),
+    "UInt64": lambda ids: S(ids, dtype="UInt64"),
+    "Arrow's int64": lambda ids: S(ids, dtype="int64[pyarrow]"),
+    "Arrow's uint64": lambda ids: S(ids, dtype="uint64[pyarrow]"),
+    "decimals": lambda ids: S([Decimal(i) for i in ids]),
+    "Arrow's decimals": lambda ids: S(ids, dtype=pd.ArrowDtype(pa.decimal128(20, 0))),
+    "objects": lambda ids: S(ids, dtype=object),
+    "text": lambda ids: S([str(i) for i in ids]),
+    "text with a place": lambda ids: S([f"{i}.0" for i in ids]),
+    "categories": lambda ids: S(ids).astype("category"),
+}
+
+
+@pytest.mark.parametrize("new", FORMS_OF_IDS)
+@pytest.mark.parametrize("trained", [name for name in FORMS_OF_IDS if name != "text with a place"])
+def test_no_id_passes_through_a_float(trained, new):
+    frame = pd.DataFrame({"id": FORMS_OF_IDS[trained](NEAR * 20), "click": [0, 1] * 40})
+    vocabulary = prepare(frame, "click", ColumnOptions(min_count=1)).data.vocabularies[0]
+    found, expected = FORMS_OF_IDS[new](NEAR), vocabulary.encode(frame["id"].iloc[:4]).tolist()
+    assert sorted(expected) == [1, 2, 3, 4]
+    if (trained, new) == ("text", "text with a place"):
+        expected = [0, 0, 0, 0]
+    assert encode_rows(found.to_frame("id"), [through_json(vocabulary)])[:, 0].tolist() == expected
+    if new != "text with a place":
+        holed = pd.concat([found.astype(object), S([None], dtype=object)], ignore_index=True)
+        holed = holed if new in ("uint64", "int64", "categories", "decimals") else holed.astype(found.dtype)
+        assert encode_rows(holed.to_frame("id"), [vocabulary])[:, 0].tolist() == [*expected, 0]
+
+
+def test_ids_that_came_as_floats_are_refused_with_a_way_out(tmp_path):
+    frame = pd.DataFrame({"id": NEAR * 20, "click": [0, 1] * 40})
+    vocabulary = prepare(frame, "click").data.vocabularies[0]
+    with pytest.raises(DataError, match="column 'id' row 1: .* is a float, which cannot tell ids above 2.53 apart; read"):
+        encode_rows(pd.DataFrame({"id": [5, NEAR[0], None]}), [vocabulary])
+    with pytest.raises(DataError, match="column 'id' has whole numbers above 2.53 as floats.*Int64 or text"):
+        prepare(frame.assign(id=frame.id.where(frame.index != 3)), "click")
+    holed = frame.assign(id=frame.id.astype("Int64").where(frame.index != 3))
+    holed.to_parquet(tmp_path / "x.parquet")
+    holed.to_csv(tmp_path / "x.csv", index=False)
+    for table in (holed, tmp_path / "x.parquet", tmp_path / "x.csv"):
+        assert prepare(table, "click").data.vocabularies[0].values.tolist() == sorted(NEAR)
+
+
+# ---------------------------------------------------------------- further spellings of a missing value
+
+def test_a_few_texts_among_numbers_are_named_with_the_flag_that_reads_them_as_missing(tmp_path):
+    rng, n = np.random.default_rng(0), 2_000
+    prices = [f"{v:.2f}" for v in rng.gamma(2, 9, n)]
+    for k, text in ((3, "NA"), (400, "NA"), (900, "-")):
+        prices[k] = text
+    frame = pd.DataFrame({"price": prices, "click": rng.integers(0, 2, n)})
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    odd, told = warnings_of(lambda: prepare(tmp_path / "x.csv", "click"))
+    assert not odd.schema.buckets and len(told) == 1
+    for words in ("column 'price': numbers, but for 'NA' in 2 rows, '-' in 1 rows", "text of 1,", "--missing='NA,-'"):
+        assert words in told[0]
+    options = ColumnOptions(missing=["NA", "-"])
+    for table in (tmp_path / "x.csv", read_table(tmp_path / "x.csv", options=options), frame.assign(
+            price=[p if p in ("NA", "-") else float(p) for p in prices])):  # fmt: skip
+        made, told = warnings_of(lambda table=table: prepare(table, "click", options))
+        assert made.schema.buckets == {"price": 20} and made.schema.missing == ("NA", "-") and told == []
+        new = pd.DataFrame({"price": ["NA", "9.99", None, "-"]})
+        ids = encode_rows(new, made.data.vocabularies, made.schema.missing)[:, 0].tolist()
+        assert ids[0] == ids[2] == ids[3] != ids[1] > 0
+    with pytest.raises(DataError, match="'NA' is not a number"):
+        encode_rows(new, made.data.vocabularies)
+
+
+@pytest.mark.parametrize("texts, told", [
+    (["38", "40", "42", "XL"], False), (["38", "40", "42", "?"], True), (["1.5", "2.5", "0.25", "cheap"], True),
+    (["1.5", "b", "c", "d"], False), (["14.1", "14.10", "9.2", "NA"], False), (["2026-01-01", "2026-01-02"], False),
+])  # fmt: skip
+def test_only_what_would_be_numbers_is_told(texts, told, tmp_path):
+    column = (texts[:-1] * 200)[:200] + [texts[-1]]
+    pd.DataFrame({"it": column, "more": ["a", "b", "c"] * 67, "click": [0, 1, 0] * 67}).to_csv(tmp_path / "x.csv", index=False)
+    _, notes = warnings_of(lambda: prepare(tmp_path / "x.csv", "click"))
+    assert any("numbers, but for" in text for text in notes) == told
+
+
+# ---------------------------------------------------------------- one table by every door
+
+ARROW = {
+    "dictionary": (pa.array(["a", "b", None] * 20).dictionary_encode(), "values"),
+    "dictionary of fractions": (pa.array([0.5, 1.5, None] * 20).dictionary_encode(), "values"),
+    "dictionary of dates": (pa.array([date(2026, 1, 1), date(2026, 1, 2), None] * 20).dictionary_encode(), "a time"),
+    "dictionary of timestamps": (pa.array([datetime(2026, 1, 1), datetime(2026, 1, 2)] * 30).dictionary_encode(), "a time"),
+    "decimal": (pa.array([Decimal("1.50"), Decimal("2"), None] * 20), "numbers"),
+    "whole decimal": (pa.array([Decimal(7 * 10**18 + k % 5) for k in range(60)], pa.decimal128(38, 0)), "values"),
+    "binary": (pa.array([b"a", "ß".encode(), None] * 20), "values"),
+    "binary of one size": (pa.array([b"ab", b"cd", None] * 20, pa.binary(2)), "values"),
+    "large text": (pa.array(["a", "b", None] * 20, pa.large_string()), "values"),
+    "text view": (pa.array(["a", "b", None] * 20, pa.string_view()), "values"),
+    "UUID": (pa.array([bytes([k % 3] * 16) for k in range(60)], pa.uuid()), "values"),
+    "ids": (pa.array([2**63 + 1, 2**63 + 2, None] * 20, pa.uint64()), "values"),
+    "whole and holes": (pa.array([2**53 + 1, 2**53 + 2, None] * 20), "values"),
+    "truth and holes": (pa.array([True, False, None] * 20), "values"),
+    "half floats": (pa.array(np.array([0.5, 1.5] * 30, np.float16)), "numbers"),
+    "time of day": (pa.array([time(12), time(13, 30)] * 30), "a time"),
+    "span": (pa.array([timedelta(1), timedelta(hours=2)] * 30), "a time"),
+    "timestamp": (pa.array([datetime(2026, 1, 1), None, datetime(2026, 1, 2)] * 20), "a time"),
+    "nothing": (pa.nulls(60), "all values are missing"),
+    "list": (pa.array([[1], [2, 3]] * 30), None),
+    "struct": (pa.array([{"a": 1}, {"a": 2}] * 30), None),
+    "map": (pa.array([[("a", 1)], [("b", 2)]] * 30, pa.map_(pa.string(), pa.int64())), None),
+    "bytes that are no text": (pa.array([b"\xff", b"a"] * 30), None),
+}
+
+
+@pytest.mark.parametrize("name", ARROW)
+def test_a_column_of_arrow_is_the_same_by_every_door(name, tmp_path):
+    column, expected = ARROW[name]
+    table = pa.table({"it": column, "user": ["u", "v", "w"] * 20, "click": [0, 1] * 30})
+    pq.write_table(table, tmp_path / "x.parquet")
+    backed = pd.DataFrame({c: S(pd.arrays.ArrowExtensionArray(table[c])) for c in table.column_names})
+    doors = {"file": tmp_path / "x.parquet", "Arrow": table, "batch": table.combine_chunks().to_batches()[0],
+             "Arrow-backed": backed, "pandas": table.to_pandas(), "folder": tmp_path / "x.parquet"}
+    if name not in ("map", "UUID", "half floats", "binary of one size", "dictionary of fractions", "dictionary of dates",
+                    "dictionary of timestamps"):  # fmt: skip # which Polars has not, or has as another type
+        doors["Polars"] = pl.from_arrow(table)
+    if name in ("ids", "whole and holes"):
+        del doors["pandas"]  # to which it gives floats
+    if name == "dictionary of fractions":
+        doors = {door: way for door, way in doors.items() if not isinstance(way, Path)}  # Parquet keeps them as numbers
+    options = ColumnOptions(["it"] if expected == "a time" else [], min_count=1)
+    for door, way in doors.items():
+        folder = tmp_path / "made" if door == "folder" else None
+        if expected is None:
+            with pytest.raises(DataError, match="column 'it' "):
+                prepare(way, "click", folder=folder)
+            assert prepare(way, "click", ColumnOptions(exclude=["it"])).data.fields == ("user",)
+            continue
+        made, _ = warnings_of(lambda way=way, folder=folder: prepare(way, "click", ColumnOptions(min_count=1), folder=folder))
+        assert made.schema.left_out == ({} if expected in ("values", "numbers") else {"it": expected}), door
+        assert made.schema.buckets == ({"it": 20} if expected == "numbers" else {}), door
+        assert made.schema.columns == ("it", "user"), door
+        if expected != "all values are missing":
+            vocabulary = prepare(way, "click", options).data.vocabularies[0]
+            first = vocabulary_to_dict(vocabulary) if way is [*doors.values()][0] else first
+            assert vocabulary_to_dict(vocabulary) == first, door
+            for rows in (w for w in doors.values() if not isinstance(w, Path)):
+                ids = encode_rows(rows, [vocabulary])[:, 0]
+                assert ids.equal(encode_rows(read_table(tmp_path / "x.parquet", as_text=True), [vocabulary])[:, 0]), door
+
+
+def test_frames_of_other_libraries_keep_names_and_ids(tmp_path):
+    frame = pl.DataFrame({"id": [2**60 + k % 3 for k in range(60)], "at": [None, "x", "y"] * 20, "click": [0, 1] * 30})
+    for table in (frame, frame.to_arrow(), frame.to_pandas()):
+        prepared = prepare(table, "click", ColumnOptions(["at"]))
+        assert prepared.data.fields == ("id", "at") and prepared.data.vocabularies[0].values.tolist() == [2**60 + k for k in range(3)]
+    with pytest.raises(DataError, match="column 'a' is there twice"):
+        prepare(pa.table([[1], [2]], names=["a", "a"]), "click")

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['BACKBONES', 'FORMATS', 'COUNT', 'COUNT_OR_NONE', 'SEED', 'SHARE', 'BUDGET', 'BYTES', 'PART_OR_NONE', 'RATE',
-           'RATE_OR_NONE', 'DECAY', 'BATCH', 'TRUTH', 'NAMES', 'LAYERS', 'CANDIDATES', 'VARIANT', 'NETWORK', 'DEVICE',
-           'FOLDER', 'ANY', 'HINTS', 'SETTINGS', 'Range', 'is_number', 'is_whole', 'are_whole', 'is_backbone',
-           'split_names', 'read_name', 'read_names', 'read_counts', 'read_buckets', 'read_as', 'read_bytes',
-           'read_path', 'Setting', 'MethodSettings', 'Settings', 'check_settings', 'settings_to_dict',
+           'RATE_OR_NONE', 'DECAY', 'BATCH', 'TRUTH', 'NAMES', 'TEXTS', 'LAYERS', 'CANDIDATES', 'VARIANT', 'NETWORK',
+           'DEVICE', 'FOLDER', 'ANY', 'HINTS', 'SETTINGS', 'BEFORE', 'Range', 'is_number', 'is_whole', 'are_whole',
+           'is_backbone', 'split_names', 'read_name', 'read_names', 'read_counts', 'read_buckets', 'read_as',
+           'read_bytes', 'read_path', 'Setting', 'MethodSettings', 'Settings', 'check_settings', 'settings_to_dict',
            'settings_from_dict', 'table_options', 'add_flags', 'given', 'as_flags', 'shell_words', 'documented',
            'settings_table']
 
@@ -75,6 +75,7 @@ DECAY = Range(lambda v: is_number(v, 0), "a number from 0")
 BATCH = Range(lambda v: v is None or is_whole(v, 2), "None, or a whole number from 2")
 TRUTH = Range(lambda v: isinstance(v, bool) or getattr(v, "dtype", None) == bool and v.ndim == 0, "True or False")
 NAMES = Range(lambda v: isinstance(v, Collection) and not isinstance(v, str), "a list of columns, such as ['user']")
+TEXTS = Range(NAMES.check, "a list of texts, such as ['NA', '-']")
 LAYERS = Range(are_whole, "widths of layers, such as (512, 512)")
 CANDIDATES = Range(lambda v: are_whole(v) and len(v) > 0 and all(a < b for a, b in zip(list(v), list(v)[1:])),
                    "increasing positive whole numbers, such as (2, 4, 8)")
@@ -181,9 +182,11 @@ class MethodSettings:
                                    COUNT, "search train")] = 1
     variant: Annotated[int, Setting("AutoDim-1 to AutoDim-4", VARIANT, "search")] = 1
     f: Annotated[int | None, Setting(
-        "steps on weights for each on alpha; without, by the length of the search", COUNT_OR_NONE, "search")] = None
+        "steps on weights for each on alpha; without, so few that alpha moves 300 times, and 10 at most",
+        COUNT_OR_NONE, "search")] = None
     alpha_lr: Annotated[float | None, Setting(
-        "learning rate of alpha; without, by the number of its steps", RATE_OR_NONE, "search", metavar="RATE")] = None
+        "learning rate of alpha; without, 15 over the number of its steps, from .01 to .1",
+        RATE_OR_NONE, "search", metavar="RATE")] = None
     search_epochs: Annotated[int, Setting(
         "passes of the search over the training rows", COUNT, "search", flag="--epochs")] = 6
     epochs: Annotated[int, Setting("passes of a training over its rows, at most", COUNT, "train")] = 30
@@ -192,7 +195,7 @@ class MethodSettings:
     validations: Annotated[int, Setting("validations in each epoch of a training", COUNT, "train")] = 1
     lr: Annotated[float, Setting("learning rate of search and training", RATE, "search", metavar="RATE")] = 0.001
     weight_decay: Annotated[float, Setting(
-        "L2 on the embeddings of a batch, in search and training", DECAY, "search", metavar="RATE")] = 0.0
+        "L2 on the embeddings of a batch, in search and training", DECAY, "search", metavar="RATE")] = 0.001
     batch_size: Annotated[int | None, Setting(
         "rows of a batch; without, a hundredth of the training rows, between 32 and 1000", BATCH, "search")] = None
     backbone: Annotated[str, Setting(
@@ -200,7 +203,7 @@ class MethodSettings:
     hidden: Annotated[Sequence[int], Setting(
         "layers of the network", LAYERS, "search", metavar="512,512", read=read_counts)] = (512, 512)
     dropout: Annotated[float | None, Setting(
-        "share of the network's units that a step leaves out; without, by the number of training rows",
+        "share of the network's units that a step leaves out; without, .2 below 100,000 training rows, else .5",
         PART_OR_NONE, "search")] = None
     fast: Annotated[bool, Setting(
         "a small network, layers of 128 and 64 in place of `hidden`, in a part of the time", TRUTH, "search")] = False
@@ -221,6 +224,9 @@ class Settings(MethodSettings):
         read=read_buckets)] = None
     exclude: Annotated[Collection[str], Setting(
         "columns to leave out", NAMES, "prepare", metavar="A,B", read=read_names)] = ()
+    missing: Annotated[Collection[str], Setting(
+        "further texts that mean a missing value, beside an empty cell, NULL and NaN", TEXTS, "prepare",
+        metavar="NA,-", read=read_names)] = ()
     time: Annotated[str | None, Setting("column to split by: oldest rows train, newest test; without, at random", ANY,
                                         "prepare", metavar="COLUMN")] = None
     validation: Annotated[float, Setting("share of the rows to choose by", SHARE, "prepare")] = 0.1
@@ -277,9 +283,12 @@ def settings_to_dict(settings: Settings) -> dict[str, object]:
     return record
 
 
+BEFORE = {"weight_decay": 0.0}  # what it was when records did not have it
+
+
 def settings_from_dict(record: Mapping[str, object]) -> Settings:
     """Settings from what `settings_to_dict` made, else the defaults; TypeError: one has an unknown name."""
-    return Settings(**{name: tuple(v) if isinstance(v, list) else v for name, v in record.items()})
+    return Settings(**BEFORE | {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()})
 
 # %% ../../nbs/app/04_settings.ipynb #1d772506
 def table_options(settings: Settings) -> tuple["ColumnOptions", "SplitOptions"]:
@@ -291,7 +300,7 @@ def table_options(settings: Settings) -> tuple["ColumnOptions", "SplitOptions"]:
     categorical, exclude = (tuple(map(str, columns)) for columns in (s.categorical, s.exclude))
     if isinstance(numerical, Mapping):
         numerical = {str(name): rule for name, rule in numerical.items()}
-    return (ColumnOptions(categorical, numerical, exclude, s.min_count),
+    return (ColumnOptions(categorical, numerical, exclude, s.min_count, tuple(map(str, s.missing))),
             SplitOptions(None if s.time is None else str(s.time), s.validation, s.test, s.random_state))
 
 # %% ../../nbs/app/04_settings.ipynb #8581ccb0

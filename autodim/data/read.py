@@ -209,6 +209,9 @@ def text_column(path: Path, name: str, column: pa.Array) -> pa.Array:
         if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type) and column.type.scale > 0:
             column = column.cast(pa.float64())  # a float32 is another number in the shortest text of float32
             column = pa_compute.if_else(pa_compute.is_nan(column), None, column)
+        if isinstance(column.type, pa.UuidType) or pa.types.is_duration(column.type):
+            texts = column.to_pandas().astype(object).map(str, na_action="ignore")
+            return pa.array(texts, pa.string(), from_pandas=True)
         if pa.types.is_time(column.type):  # of day, without the fraction of a second that nobody wrote
             return pa_compute.replace_substring_regex(column.cast(pa.string()), r"\.0+$", "")
         return column.cast(pa.string())

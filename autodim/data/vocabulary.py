@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Buckets', 'FOLDS', 'STRENGTHS', 'criteo_buckets', 'shared_values', 'edges_between', 'quantile_edges', 'as_numbers',
-           'Vocabulary', 'factorize', 'bucketed', 'plain_values', 'is_rule', 'fit_vocabulary', 'count_by_fold',
-           'fold_losses', 'Codings', 'compare_codings', 'vocabulary_to_dict', 'vocabulary_from_dict']
+           'Vocabulary', 'factorize', 'bucketed', 'plain_values', 'places', 'is_rule', 'fit_vocabulary',
+           'count_by_fold', 'fold_losses', 'Codings', 'compare_codings', 'vocabulary_to_dict', 'vocabulary_from_dict']
 
 # %% ../../nbs/data/01_vocabulary.ipynb #d676f009
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -113,7 +113,7 @@ class Vocabulary:
     def encode(self, column: pd.Series) -> np.ndarray:
         """The ids of a column of any rows: int64 [n], 0 <= id < cardinality."""
         codes, present = factorize(bucketed(column, self.rule, self.edges))
-        table = pd.Index(self.values).get_indexer(present) + 1  # not found: -1, hence the OOV id, 0
+        table = places(self.values, present) + 1  # not found: -1, hence the OOV id, 0
         return np.append(table, self.missing_id)[codes]  # code -1, missing, takes the appended last entry
 
 # %% ../../nbs/data/01_vocabulary.ipynb #32c0be2f
@@ -155,6 +155,14 @@ def plain_values(values: pd.Index) -> np.ndarray:
     if kind == "datetime64" and made.dtype.kind == "M":
         return made.astype("datetime64[us]")
     return made.astype({"boolean": bool, "string": object}.get(kind, made.dtype))
+
+
+def places(values: np.ndarray, wanted: pd.Index) -> np.ndarray:
+    """Where each wanted value stands among distinct ones, -1 if nowhere; whole numbers never pass through a float."""
+    known, wanted = pd.Index(values), pd.Index(plain_values(wanted))
+    if known.dtype != wanted.dtype and {known.dtype.kind, wanted.dtype.kind} <= set("iuf"):
+        known, wanted = known.astype(object), wanted.astype(object)  # compared by Python, exactly
+    return known.get_indexer(wanted)
 
 # %% ../../nbs/data/01_vocabulary.ipynb #7855e1a1
 Buckets = Literal["criteo"] | int | None  # the Criteo rule, a number of quantiles, or values as they are
