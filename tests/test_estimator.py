@@ -411,6 +411,8 @@ WRONG = {
     "validation": [0.0, 1.0, -1, math.nan, "x", None], "test": [0.0, 0.95, 1.0, math.nan, "x", None],
     "rivals": ["no", None, 2], "calibrate": ["no", None],
     "sparse": ["yes", None], "progress": ["no", None], "random_state": [-1, 1.5, 2**63, True, None],
+    "sep": ["", ";;", "é", '"', "\n", 5], "names": ["abc", (), ("a", "a"), ("a", 5), 5], "decimal": ["", ";", 5],
+    "positive": ["", ">=", 5, True],
     "device": ["abacus", "meta", "", None], "folder": [5],
 }
 
