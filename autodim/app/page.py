@@ -450,6 +450,7 @@ def tables(record: Record) -> dict[str, list[list[object]]]:
     halves = [half_width(o) for o in record["outcomes"]]
     settings = [[name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)]
                 for name, value in record["settings"].items()]
+    settings += [[f"{name}, from the table", f"{value:g}"] for name, value in record.get("from_table", {}).items()]
     return {
         "models": [[o["name"], percent(o["space"]), f"{o['parameters']:,}", bytes_text(o["bytes"]),
                     f"{o['val_auc']:.4f}", f"{o['test_auc']:.4f} ± {'unknown' if half is None else f'{half:.4f}'}",

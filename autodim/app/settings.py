@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['BACKBONES', 'FORMATS', 'COUNT', 'COUNT_OR_NONE', 'SEED', 'SHARE', 'BUDGET', 'BYTES', 'PART_OR_NONE', 'RATE',
            'RATE_OR_NONE', 'DECAY', 'BATCH', 'TRUTH', 'NAMES', 'TEXTS', 'LAYERS', 'CANDIDATES', 'VARIANT', 'NETWORK',
-           'DEVICE', 'FOLDER', 'ANY', 'HINTS', 'SETTINGS', 'Range', 'is_number', 'is_whole', 'are_whole', 'is_backbone',
-           'split_names', 'read_name', 'read_names', 'read_counts', 'read_buckets', 'read_as', 'read_bytes',
-           'read_path', 'Setting', 'MethodSettings', 'Settings', 'check_settings', 'settings_to_dict',
+           'DEVICE', 'FOLDER', 'ANY', 'HINTS', 'SETTINGS', 'BEFORE', 'Range', 'is_number', 'is_whole', 'are_whole',
+           'is_backbone', 'split_names', 'read_name', 'read_names', 'read_counts', 'read_buckets', 'read_as',
+           'read_bytes', 'read_path', 'Setting', 'MethodSettings', 'Settings', 'check_settings', 'settings_to_dict',
            'settings_from_dict', 'table_options', 'add_flags', 'given', 'as_flags', 'shell_words', 'documented',
            'settings_table']
 
@@ -182,9 +182,11 @@ class MethodSettings:
                                    COUNT, "search train")] = 1
     variant: Annotated[int, Setting("AutoDim-1 to AutoDim-4", VARIANT, "search")] = 1
     f: Annotated[int | None, Setting(
-        "steps on weights for each on alpha; without, by the length of the search", COUNT_OR_NONE, "search")] = None
+        "steps on weights for each on alpha; without, so few that alpha moves 300 times, and 10 at most",
+        COUNT_OR_NONE, "search")] = None
     alpha_lr: Annotated[float | None, Setting(
-        "learning rate of alpha; without, by the number of its steps", RATE_OR_NONE, "search", metavar="RATE")] = None
+        "learning rate of alpha; without, 15 over the number of its steps, from .01 to .1",
+        RATE_OR_NONE, "search", metavar="RATE")] = None
     search_epochs: Annotated[int, Setting(
         "passes of the search over the training rows", COUNT, "search", flag="--epochs")] = 6
     epochs: Annotated[int, Setting("passes of a training over its rows, at most", COUNT, "train")] = 30
@@ -193,7 +195,7 @@ class MethodSettings:
     validations: Annotated[int, Setting("validations in each epoch of a training", COUNT, "train")] = 1
     lr: Annotated[float, Setting("learning rate of search and training", RATE, "search", metavar="RATE")] = 0.001
     weight_decay: Annotated[float, Setting(
-        "L2 on the embeddings of a batch, in search and training", DECAY, "search", metavar="RATE")] = 0.0
+        "L2 on the embeddings of a batch, in search and training", DECAY, "search", metavar="RATE")] = 0.001
     batch_size: Annotated[int | None, Setting(
         "rows of a batch; without, a hundredth of the training rows, between 32 and 1000", BATCH, "search")] = None
     backbone: Annotated[str, Setting(
@@ -201,7 +203,7 @@ class MethodSettings:
     hidden: Annotated[Sequence[int], Setting(
         "layers of the network", LAYERS, "search", metavar="512,512", read=read_counts)] = (512, 512)
     dropout: Annotated[float | None, Setting(
-        "share of the network's units that a step leaves out; without, by the number of training rows",
+        "share of the network's units that a step leaves out; without, .2 below 100,000 training rows, else .5",
         PART_OR_NONE, "search")] = None
     fast: Annotated[bool, Setting(
         "a small network, layers of 128 and 64 in place of `hidden`, in a part of the time", TRUTH, "search")] = False
@@ -281,9 +283,12 @@ def settings_to_dict(settings: Settings) -> dict[str, object]:
     return record
 
 
+BEFORE = {"weight_decay": 0.0}  # what it was when records did not have it
+
+
 def settings_from_dict(record: Mapping[str, object]) -> Settings:
     """Settings from what `settings_to_dict` made, else the defaults; TypeError: one has an unknown name."""
-    return Settings(**{name: tuple(v) if isinstance(v, list) else v for name, v in record.items()})
+    return Settings(**BEFORE | {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()})
 
 # %% ../../nbs/app/04_settings.ipynb #1d772506
 def table_options(settings: Settings) -> tuple["ColumnOptions", "SplitOptions"]:
