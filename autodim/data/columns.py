@@ -262,8 +262,8 @@ def is_exact(values: pl.Series, kind: str) -> bool:
     if kind in ("text", "time"):
         return True
     made = as_kind(values, kind)
-    printed = kind in ("truth", "date") or (values.str.contains(WHOLE) | (values == made.cast(pl.String)).fill_null(False)).all()
-    return bool(printed) and made.n_unique() == len(values)
+    printed = values.str.contains(WHOLE) | (values == made.cast(pl.String)).fill_null(False)
+    return bool(kind in ("truth", "date") or printed.all()) and made.n_unique() == len(values)
 
 # %% ../../nbs/data/05_columns.ipynb #c0de24a5
 NOTHING = {"na", "n/a", "#n/a", "none", "nil", "-", "--", "?", ".", "\\n", "missing", "unknown"}
