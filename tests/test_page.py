@@ -139,6 +139,9 @@ def test_probabilities_before_and_after(record, document):
     assert list(drawn[0].get_xdata()) == [g["mean"] for g in found["after"]["groups"]]
     bars = [bar[:, 1] for bar in drawn[2][0].get_segments()]
     np.testing.assert_allclose(bars, [[g["low"], g["high"]] for g in found["after"]["groups"]])
+    head = read.rows.index(["rows", "mean prediction", "share of positives", "95 % interval"])
+    assert [float(row[2]) for row in read.rows[head + 1:head + 11]] == [
+        round(g["share"], 4) for g in found["after"]["groups"]]
     assert page(json.loads(json.dumps(with_calibration(record)))) == page(with_calibration(record))
 
 
@@ -166,7 +169,7 @@ def with_rivals(record: dict, aucs: tuple[float, ...], decided: bool = True, row
     ((0.8, 0.7, 0.75), True, "An embedding model is right for this table: "),
     ((0.8, 0.7, 0.81), True, "Another kind of model is better on this table, boosted trees: "),
     ((0.8, 0.9, 0.81), True, "Another kind of model is better on this table, logistic regression: "),
-    ((0.8, 0.7, 0.79), False, "No kind of model is surely best on this table, AutoDim is ahead: ")])
+    ((0.8, 0.7, 0.79), False, "These test rows cannot tell which kind of model is best, AutoDim is ahead: ")])
 def test_it_says_plainly_which_kind_of_model_is_best(record, aucs, decided, said):
     whole = with_rivals(record, aucs, decided)
     nearest = max(aucs[1:])

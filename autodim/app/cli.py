@@ -36,8 +36,8 @@ def make_parser() -> ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     made = {name: commands.add_parser(name, help=text, description=text) for name, text in ABOUT.items()}
     add = made["prepare"].add_argument
-    add("table", nargs="+", help="a .csv, .csv.gz, .tsv, .tsv.gz or .parquet file of any size, or several; "
-        "the first row names the columns")
+    add("table", nargs="+", help="a text file, gzipped (.gz) or not, or a .parquet file, of any size, "
+        "or several of one table; the first row names the columns, or --names does")
     add("--label", required=True, metavar="COLUMN", help="the column to predict: two classes")
     add("--run", type=read_path, default="run", metavar="FOLDER", help="where the run is kept (default: run)")
     add("--workers", type=int, default=1, metavar="N", help="processes that read files (default: 1)")

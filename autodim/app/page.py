@@ -6,8 +6,8 @@
 __all__ = ['Record', 'TRIVIAL', 'SPACE', 'SIZE', 'HEAD', 'SECTIONS', 'PROBABILITIES', 'WITHOUT', 'NOTES', 'TEMPLATES',
            'printable', 'short', 'bytes_text', 'percent', 'half_width', 'is_chance', 'cautions', 'sizes', 'signed',
            'rivals_words', 'rivals_table', 'answer', 'by_parameters', 'facts', 'summary', 'styles', 'with_legend',
-           'draw_models', 'draw_curve', 'draw_epochs', 'draw_search', 'calibration_words', 'draw_probabilities',
-           'data_uri', 'pictures', 'tables', 'page', 'write_page']
+           'draw_models', 'draw_curve', 'draw_epochs', 'draw_search', 'calibration_words', 'probabilities_table',
+           'draw_probabilities', 'data_uri', 'pictures', 'tables', 'page', 'write_page']
 
 # %% ../../nbs/app/02_page.ipynb #cc655863
 import base64
@@ -119,7 +119,7 @@ def rivals_words(record: Record) -> list[str]:
         return []
     ours, *others = found["models"]
     nearest, best = max(others, key=lambda m: m["auc"]), found["best"]
-    verdict = f"No kind of model is surely best on this table, {best} is ahead" if not found["decided"] else (
+    verdict = f"These test rows cannot tell which kind of model is best, {best} is ahead" if not found["decided"] else (
         "An embedding model is right for this table" if best == ours["name"] else
         f"Another kind of model is better on this table, {best}")
     aucs = ", ".join(f"{m['name']} {m['auc']:.4f}" for m in others)
@@ -267,6 +267,13 @@ def calibration_words(record: Record) -> list[str]:
             f"times before; Logloss is {after['loss']:.4f}, {before['loss']:.4f} before, as in the table of models."]
 
 
+def probabilities_table(record: Record) -> list[list[object]]:
+    """The rows of the table of groups of test rows, after calibration."""
+    found = record.get("calibration") or {"after": None}
+    return [[f"{g['rows']:,}", f"{g['mean']:.4f}", f"{g['share']:.4f}", f"{g['low']:.4f} to {g['high']:.4f}"]
+            for g in (found["after"] or {"groups": []})["groups"]]
+
+
 def draw_probabilities(record: Record) -> Figure:
     """Share of positive rows, with Wilson's 95 % intervals, against the mean prediction, of groups of test rows."""
     figure, found, drawn = Figure(figsize=SIZE), record["calibration"], []
@@ -391,7 +398,8 @@ PROBABILITIES = """
 {% for sentence in calibration %}<p>{{ sentence }}</p>
 {% endfor %}
 <div class="pictures">{% call picture("probabilities") %}The test rows in groups of equal size, by predicted
-probability. On the dotted line they are right. Bars are Wilson's 95 % intervals.{% endcall %}</div></section>
+probability. On the dotted line they are right. Bars are Wilson's 95 % intervals.{% endcall %}
+{{ table(["rows", "mean prediction", "share of positives", "95 % interval"], groups, 0) }}</div></section>
 {% endif %}
 """
 
@@ -463,7 +471,7 @@ def tables(record: Record) -> dict[str, list[list[object]]]:
                    percent(data["positives"][name] / n) if n else "none"] for name, n in data["rows"].items()],
         "settings": [*settings, ["device", environment["device"]], ["versions", environment["versions"]],
                      ["fingerprint of the data", data["fingerprint"]]],
-        "without": rivals_table(record),
+        "without": rivals_table(record), "groups": probabilities_table(record),
     }
 
 
