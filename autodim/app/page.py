@@ -428,6 +428,8 @@ NOTES = """
 <h3>Columns left out</h3>
 {% if data.left_out %}{{ table(["column", "why it is no field"], data.left_out.items(), 2) }}
 {% else %}<p>No column was left out.</p>{% endif %}
+{% if data.decided is defined and data.decided %}<h3>Whole numbers: amounts or names?</h3>
+{{ table(["column", "what the training rows say"], data.decided.items(), 2) }}{% endif %}
 <h3>Settings and environment</h3>
 {{ table(["setting", "value"], settings, 2) }}</section>
 <section><h2>How to read this</h2>
