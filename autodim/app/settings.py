@@ -375,7 +375,8 @@ def shell_words(message: str) -> str:
         flag, value = SETTINGS[name].flag_of(name), found["value"]
         if value in (None, "True"):
             return flag
-        return f"--no-{flag[2:]}" if value == "False" else f"{flag} {value.strip(other).replace(', ', ',')}"
+        plain = re.sub("'?, '?", ",", value.strip(other))
+        return f"--no-{flag[2:]}" if value == "False" else f"{flag}={plain}" if plain[:1] == "-" else f"{flag} {plain}"
 
     name, text = "|".join(name for name, setting in SETTINGS.items() if setting.command), r"'(?:[^'\\]|\\.)*'"
     other = "[]()',"  # Python's, around a value
