@@ -1,4 +1,5 @@
 """The estimator: scikit-learn's own checks, predictions by a NumPy forward pass, budgets by sums, resumption to the bit."""
+import dataclasses
 import inspect
 import math
 import pickle
@@ -23,7 +24,11 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from autodim.data.files import DataError
 from autodim.app.estimator import AutoDim, load
 from autodim.app.settings import SETTINGS, Settings, settings_table, table_options
-from autodim.app.steps import default_batch_size, default_repeats, default_tau_decay, fitted_settings
+from autodim.app.steps import (
+    default_batch_size, default_repeats, default_tau_decay, fitted_settings, network_of, search_step,
+)  # fmt: skip
+from autodim.app.workflow import decision
+from autodim.data.datasets import planted
 from autodim.data.table import prepare
 from autodim.method.calibration import platt
 from autodim.training.checkpoint import FileCheckpoint
@@ -294,6 +299,43 @@ def test_budgets_count_rows_as_they_are_stored():
     assert set(model.dims_.values()) <= {1, 2} and model.record_["outcomes"][0]["bytes"] == 4 * 4 * sum(sizes)
     assert model.curve_.bytes.tolist() == [
         4 * sum(-(-chosen[v.name] // 4) * 4 * v.cardinality for v in model.vocabularies_) for chosen in model.curve_.dims]
+
+
+@pytest.mark.parametrize("rows", [300, 5_000, 30_000, 99_999, 400_000, 1_000_000, 45_000_000])
+def test_alpha_can_decide_on_a_table_of_any_size(rows):
+    """By its own steps and rate, not by the rule's text: some 300 steps or as many as there are, and a way of its own."""
+    made = fitted_settings(Settings(), rows)
+    steps = made.search_epochs * (rows // made.batch_size)
+    moves = -(-steps // made.f)
+    assert 1 <= made.f <= 10 and 0.01 <= made.alpha_lr <= 0.1 and moves >= min(steps, 300)
+    assert moves * made.alpha_lr >= min(14.9, 0.1 * steps)  # in logits: 15 apart is one in three million
+    assert made.dropout == (0.2 if rows < 100_000 else 0.5)
+
+
+def test_what_is_given_is_taken_and_what_follows_from_it_follows():
+    given = dict(f=3, alpha_lr=0.7, dropout=0.0, batch_size=50, hidden=(7,))
+    made = fitted_settings(Settings(**given), 10_000)
+    assert {name: getattr(made, name) for name in given} == given
+    rare, often = (fitted_settings(Settings(f=f), 10_000).alpha_lr for f in (3, 1))
+    assert rare == pytest.approx(3 * often)  # fewer steps of α are longer ones
+    assert network_of(fitted_settings(Settings(fast=True), 10_000)).hidden == (128, 64)
+    with pytest.raises(ValueError, match="one of the two"):
+        AutoDim(fast=True, hidden=(64,)).fit("no_such_table.csv", label="click")
+
+
+def test_a_search_of_a_small_table_decides_by_default_and_not_as_the_paper_has_it():
+    prepared = prepare(planted(4000), "label")
+    usual = Settings(hidden=(16,), search_epochs=6)
+    for settings, decided in ((usual, True), (dataclasses.replace(usual, f=10, alpha_lr=0.01), False)):
+        assert decision(search_step(settings, prepared))["decided"] is decided
+
+
+def test_a_report_says_what_followed_from_the_table():
+    quick = SMALL | {"rivals": False, "epochs": 1, "search_epochs": 1, "dropout": None}
+    model = AutoDim(**quick).fit(TABLE, label="click")
+    assert model.record_["settings"]["dropout"] is model.record_["settings"]["alpha_lr"] is None
+    assert model.record_["from_table"] == {"alpha_lr": 0.1, "dropout": 0.2}  # f and batch_size were given
+    assert "alpha_lr, from the table" in model.report()._repr_html_()
 
 
 def test_a_seed_moves_search_and_training_where_the_split_is_by_time():

@@ -145,6 +145,15 @@ def test_probabilities_before_and_after(record, document):
     assert page(json.loads(json.dumps(with_calibration(record)))) == page(with_calibration(record))
 
 
+def test_a_program_learns_of_calibration_and_of_other_kinds_of_models(record):
+    whole = with_rivals(with_calibration(record), (0.8, 0.7, 0.75))
+    found = json.loads(json.dumps(facts(whole)))
+    assert found["rivals"] == whole["rivals"] and found["calibration"]["slope"] == 0.8
+    assert found["calibration"]["after"] == {k: whole["calibration"]["after"][k] for k in ("mean", "logloss")}
+    assert facts(record)["rivals"] is facts(record)["calibration"] is None
+    assert facts(record | {"calibration": calibration_record([], [], (0.8, 0.1))})["calibration"]["after"] is None
+
+
 def test_probabilities_that_were_left_alone_or_not_tested(record):
     alone = page(with_calibration(record, 1.0, 0.0))
     assert "not calibrated" in alone and "before calibration" not in alone

@@ -948,6 +948,50 @@ def test_one_table_in_two_precisions_is_one_table(tmp_path):
             assert encode_rows(rows, m.data.vocabularies).equal(expected)
 
 
+def whole_numbers(rows: int = 6000) -> pd.DataFrame:
+    """Moments whose order predicts, amounts that are mostly zero, and ids that must not be cut: those of users who differ,
+    of users whose numbers also grow with the chance, and names of sessions that tell nothing."""
+    rng = np.random.default_rng(0)
+    moment, users = rng.integers(0, 8000, rows), rng.permutation(200)
+    effect, user, late = rng.normal(size=200), rng.integers(0, 200, rows), rng.integers(0, 100, rows)
+    drift = 0.02 * np.arange(100) + 1.5 * rng.normal(size=100)
+    amount = np.where(rng.random(rows) < 0.7, 0, np.exp(rng.normal(4, 2, rows)).astype(int))
+    logit = moment / 3000 + np.log1p(amount) / 4 + effect[user] + drift[late] - 3.5
+    return pd.DataFrame({"moment": 1_700_000_000 + 60 * moment, "user": 2**60 + users[user], "late": 5000 + late,
+                         "amount": amount, "session": rng.integers(0, 5000, rows), "few": rng.integers(0, 20, rows),
+                         "click": (rng.random(rows) < 1 / (1 + np.exp(-logit))).astype(int)})
+
+
+def test_whole_numbers_whose_order_predicts_are_numbers_and_ids_are_not(tmp_path):
+    frame = whole_numbers()
+    frame.loc[5:90, "amount"] = 2  # several of each
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    frame.to_parquet(tmp_path / "t.parquet")
+    frame[:2500].to_csv(tmp_path / "a.csv", index=False)
+    frame[2500:].to_csv(tmp_path / "b.csv", index=False)
+    with pytest.warns(UserWarning, match="whole numbers: 'moment', a number, its order .* 'amount', a number"):
+        expected = prepare(frame, "click")
+    assert expected.schema.buckets == {"moment": 20, "amount": 20}
+    assert [*expected.schema.decided] == ["moment", "user", "late", "amount", "session"]
+    assert expected.data.cardinalities[1] == 201 and expected.data.cardinalities[0] == 21
+    for way in (tmp_path / "t.csv", tmp_path / "t.parquet", [tmp_path / "a.csv", tmp_path / "b.csv"],
+                frame.astype({"moment": "Int64", "late": object, "amount": float}), frame.sample(frac=1).sort_index()):
+        same(quietly(lambda way=way: prepare(way, "click", folder=tmp_path / "made")), expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        told = prepare(frame, "click", categorical=["moment", "amount"], numerical={"user": 7, "late": "criteo"})
+    assert told.schema.buckets == {"user": 7, "late": "criteo"} and [*told.schema.decided] == ["session"]
+
+
+def test_only_training_rows_say_what_whole_numbers_are():
+    frame = whole_numbers().assign(at=np.arange(6000))
+    made, other = quietly(lambda: prepare(frame, "click", time="at")), frame.copy()
+    other.loc[4800:, "moment"] = np.random.default_rng(0).integers(0, 10**9, 1200)
+    other.loc[4800:, "click"] = (other.loc[4800:, "session"] > 3000).astype(int)
+    again = quietly(lambda: prepare(other, "click", time="at"))
+    assert again.schema == made.schema and again.data.train.ids.equal(made.data.train.ids)
+
+
 @pytest.mark.parametrize("kind", ["zone", "day", "clock", "span"])
 def test_dates_and_times_that_are_named_are_kept_saved_and_met_again(kind):
     values = {"zone": pd.date_range("2026-01-01", periods=3, tz="Europe/Rome"), "day": [date(2026, 1, k) for k in (1, 2, 3)],

@@ -178,7 +178,8 @@ def trained_before(
     with contextlib.suppress(DataError):
         trained = model_of(folder, prepared)
         same = trained.dims == dims and not other_settings(trained, settings_to_dict(settings))
-        return trained if same and trained.record["environment"]["versions"].endswith(f"autodim {__version__}") else None
+        here = trained.record["environment"]["versions"].endswith(f"autodim {__version__}")
+        return trained if same and here else None
 
 
 def train_command(options: argparse.Namespace) -> Answer:

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['Record', 'TRIVIAL', 'KINDS', 'SPACE', 'SIZE', 'HEAD', 'SECTIONS', 'PROBABILITIES', 'WITHOUT', 'NOTES', 'TEMPLATES',
            'printable', 'short', 'bytes_text', 'percent', 'half_width', 'is_chance', 'cautions', 'sizes', 'signed',
-           'rivals_words', 'rivals_table', 'kind_of', 'difference_words', 'uniform_dim', 'advice', 'answer',
-           'by_parameters', 'facts', 'summary', 'styles', 'with_legend', 'draw_models', 'draw_curve', 'draw_epochs',
-           'draw_search', 'calibration_words', 'probabilities_table', 'draw_probabilities', 'data_uri', 'pictures',
-           'tables', 'page', 'write_page']
+           'rivals_words', 'rivals_table', 'calibration_facts', 'kind_of', 'difference_words', 'uniform_dim', 'advice',
+           'answer', 'by_parameters', 'facts', 'summary', 'styles', 'with_legend', 'draw_models', 'draw_curve',
+           'draw_epochs', 'draw_search', 'calibration_words', 'probabilities_table', 'draw_probabilities', 'data_uri',
+           'pictures', 'tables', 'page', 'write_page']
 
 # %% ../../nbs/app/02_page.ipynb #cc655863
 import base64
@@ -140,6 +140,13 @@ def rivals_table(record: Record) -> list[list[object]]:
              f"{m['logloss']:.4f}", f"{m['seconds']:.1f}", bytes_text(m["bytes"])]
             for m in (record.get("rivals") or {"models": []})["models"]]
 
+# %% ../../nbs/app/02_page.ipynb #5054d491
+def calibration_facts(record: Record) -> dict[str, object] | None:
+    """Slope and intercept; of the test rows the share of positives, mean predictions and Logloss. None: not known."""
+    found = record.get("calibration")
+    return found and {name: {k: v for k, v in value.items() if k != "groups"} if isinstance(value, Mapping) else value
+                      for name, value in found.items()}
+
 # %% ../../nbs/app/02_page.ipynb #78530aa6
 KINDS = {"equal": "at equal Space or less", "budget": "the best that fits the budget",
          "both": "at equal Space or less, and the best that fits the budget"}
@@ -240,7 +247,8 @@ def facts(record: Record) -> dict[str, object]:
     return {"cautions": cautions(record), "baseline": record.get("baseline"), "model_bytes": record.get("model_bytes"),
             "search": {"decided": search.get("decided"), "alpha_steps": search.get("alpha_steps"),
                        "entropy": search["entropy"][-1]},
-            "differences": record["differences"],
+            "differences": record["differences"], "rivals": record.get("rivals"),
+            "calibration": calibration_facts(record),
             "outcomes": [{k: v for k, v in o.items() if k != "history"} for o in record["outcomes"]]}
 
 
@@ -504,6 +512,8 @@ NOTES = """
 <h3>Columns left out</h3>
 {% if data.left_out %}{{ table(["column", "why it is no field"], data.left_out.items(), 2) }}
 {% else %}<p>No column was left out.</p>{% endif %}
+{% if data.decided is defined and data.decided %}<h3>Whole numbers: amounts or names?</h3>
+{{ table(["column", "what the training rows say"], data.decided.items(), 2) }}{% endif %}
 <h3>Settings and environment</h3>
 {{ table(["setting", "value"], settings, 2) }}</section>
 <section><h2>How to read this</h2>
