@@ -263,11 +263,11 @@ def code_among(values: pl.Series, kind: str) -> str:
 
 def is_exact(values: pl.Series, kind: str) -> bool:
     """Whether each of distinct texts [D] is the one in which its value is printed, and no two have one value."""
-    if kind not in ("whole", "number", "truth"):
+    if kind in ("text", "time"):
         return True
     made = as_kind(values, kind)
-    printed = kind == "truth" or (values.str.contains(WHOLE) | (values == made.cast(pl.String)).fill_null(False)).all()
-    return bool(printed) and made.n_unique() == len(values)
+    printed = values.str.contains(WHOLE) | (values == made.cast(pl.String)).fill_null(False)
+    return bool(kind in ("truth", "date") or printed.all()) and made.n_unique() == len(values)
 
 # %% ../../nbs/data/05_columns.ipynb #c0de24a5
 NOTHING = {"na", "n/a", "#n/a", "none", "nil", "-", "--", "?", ".", "\\n", "missing", "unknown"}
@@ -285,7 +285,7 @@ def note_of_odd(values: pl.Series, counts: np.ndarray) -> str:
         return ""  # sizes, such as 38, 40, XL
     shown = ", ".join(f"{text!r} in {n:,} rows" for text, n in zip(few, rows.tolist()))
     return (f"numbers, but for {shown}; because of these it is taken as text of {len(values):,} values. If they mean "
-            f"that nothing is known, say missing={few!r} (--missing={','.join(few)!r})")
+            f"that nothing is known, say missing={few!r}")
 
 
 def facts_of_texts(values: pl.Series, kind: str, counts: np.ndarray, written: bool = True) -> Facts:
