@@ -465,7 +465,7 @@ def decide(
             codings = compare_codings(values[seen], found[:, :, seen], BUCKETS)
             losses = (f"Logloss {codings.by_bucket:.4f} in {BUCKETS} buckets, {codings.by_value:.4f} by value, "
                       f"{codings.by_mean:.4f} without")
-            better = "they predict better" if codings.by_value < codings.by_bucket else "their order tells nothing"
+            better = "they predict better" if codings.by_value < codings.by_bucket else "their order does not clearly predict"
             decided[name] = f"values, as {better} ({losses})"
             if codings.ordered:
                 decided[name], numbers[name] = f"a number, its order predicts ({losses})", Rule("number", BUCKETS)
