@@ -22,7 +22,8 @@ from ..method.backbones import Network
 from ..method.baselines import uniform_dims
 from ..memory.budget import budget_parameters, dims_within, space_curve, table_bytes
 from ..data.batches import Data
-from ..study.inference import MARGIN, Z, delong
+from ..method.metrics import delong
+from ..study.inference import MARGIN, Z
 from ..method.lookup import uniform_candidates
 from ..method.selection import entropy
 from ..method.choice import Choice, file_checkpoint, train_choice
