@@ -41,7 +41,7 @@ def same(a, b) -> bool:
 SEARCHES = {
     "AutoDim-1": SearchConfig(), "AutoDim-2": SearchConfig(variant=2), "AutoDim-3": SearchConfig(variant=3),
     "AutoDim-4": SearchConfig(variant=4), "SAM": SearchConfig("SAM"), "second order": SearchConfig(xi=0.01),
-    "hard": SearchConfig(hard=True), "sparse": SearchConfig(sparse=True),
+    "hard": SearchConfig(hard=True), "sparse": SearchConfig(sparse=True), "decay": SearchConfig(weight_decay=0.01),
     "per field": SearchConfig(variant=2, per_field=True),
 }
 
@@ -63,9 +63,9 @@ def test_a_resumed_search_equals_an_uninterrupted_one(name, stop, make_data):
 
 
 @pytest.mark.parametrize("stop", [1, 3])
-@pytest.mark.parametrize("sparse", [False, True])
-def test_a_resumed_training_equals_an_uninterrupted_one(sparse, stop, make_data):
-    config = TrainConfig(epochs=5, patience=4, batch_size=50, lr=0.01, sparse=sparse)
+@pytest.mark.parametrize("options", [{}, {"sparse": True}, {"validations": 3, "weight_decay": 0.01}])
+def test_a_resumed_training_equals_an_uninterrupted_one(options, stop, make_data):
+    config = TrainConfig(epochs=5, patience=4, batch_size=50, lr=0.01, **options)
     data, memory = make_data(), Memory(stop)
     whole = retrain(data, DIMS, config, NETWORK, quiet())
     with pytest.raises(KeyboardInterrupt):

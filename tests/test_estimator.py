@@ -1,4 +1,5 @@
 """The estimator: scikit-learn's own checks, predictions by a NumPy forward pass, budgets by sums, resumption to the bit."""
+import dataclasses
 import inspect
 import math
 import pickle
@@ -23,13 +24,18 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from autodim.data.files import DataError
 from autodim.app.estimator import AutoDim, load
 from autodim.app.settings import SETTINGS, Settings, settings_table, table_options
-from autodim.app.steps import default_batch_size, default_tau_decay
+from autodim.app.steps import (
+    default_batch_size, default_repeats, default_tau_decay, fitted_settings, network_of, search_step,
+)  # fmt: skip
+from autodim.app.workflow import decision
+from autodim.data.datasets import planted
 from autodim.data.table import prepare
 from autodim.method.calibration import platt
 from autodim.training.checkpoint import FileCheckpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:left out")
-SMALL = {"hidden": (8,), "dropout": 0.1, "search_epochs": 2, "epochs": 3, "batch_size": 50, "f": 2, "dims": (2, 4, 8)}
+SMALL = {"hidden": (8,), "dropout": 0.1, "search_epochs": 2, "epochs": 3, "batch_size": 50, "f": 2, "dims": (2, 4, 8),
+         "repeats": 1}  # fmt: skip
 
 
 def clicks(n: int = 500, seed: int = 0) -> pd.DataFrame:
@@ -295,6 +301,43 @@ def test_budgets_count_rows_as_they_are_stored():
         4 * sum(-(-chosen[v.name] // 4) * 4 * v.cardinality for v in model.vocabularies_) for chosen in model.curve_.dims]
 
 
+@pytest.mark.parametrize("rows", [300, 5_000, 30_000, 99_999, 400_000, 1_000_000, 45_000_000])
+def test_alpha_can_decide_on_a_table_of_any_size(rows):
+    """By its own steps and rate, not by the rule's text: some 300 steps or as many as there are, and a way of its own."""
+    made = fitted_settings(Settings(), rows)
+    steps = made.search_epochs * (rows // made.batch_size)
+    moves = -(-steps // made.f)
+    assert 1 <= made.f <= 10 and 0.01 <= made.alpha_lr <= 0.1 and moves >= min(steps, 300)
+    assert moves * made.alpha_lr >= min(14.9, 0.1 * steps)  # in logits: 15 apart is one in three million
+    assert made.dropout == (0.2 if rows < 100_000 else 0.5)
+
+
+def test_what_is_given_is_taken_and_what_follows_from_it_follows():
+    given = dict(f=3, alpha_lr=0.7, dropout=0.0, batch_size=50, hidden=(7,))
+    made = fitted_settings(Settings(**given), 10_000)
+    assert {name: getattr(made, name) for name in given} == given
+    rare, often = (fitted_settings(Settings(f=f), 10_000).alpha_lr for f in (3, 1))
+    assert rare == pytest.approx(3 * often)  # fewer steps of α are longer ones
+    assert network_of(fitted_settings(Settings(fast=True), 10_000)).hidden == (128, 64)
+    with pytest.raises(ValueError, match="one of the two"):
+        AutoDim(fast=True, hidden=(64,)).fit("no_such_table.csv", label="click")
+
+
+def test_a_search_of_a_small_table_decides_by_default_and_not_as_the_paper_has_it():
+    prepared = prepare(planted(4000), "label")
+    usual = Settings(hidden=(16,), search_epochs=6)
+    for settings, decided in ((usual, True), (dataclasses.replace(usual, f=10, alpha_lr=0.01), False)):
+        assert decision(search_step(settings, prepared))["decided"] is decided
+
+
+def test_a_report_says_what_followed_from_the_table():
+    quick = SMALL | {"rivals": False, "epochs": 1, "search_epochs": 1, "dropout": None}
+    model = AutoDim(**quick).fit(TABLE, label="click")
+    assert model.record_["settings"]["dropout"] is model.record_["settings"]["alpha_lr"] is None
+    assert model.record_["from_table"] == {"alpha_lr": 0.1, "dropout": 0.2}  # f and batch_size were given
+    assert "alpha_lr, from the table" in model.report()._repr_html_()
+
+
 def test_a_seed_moves_search_and_training_where_the_split_is_by_time():
     frame = TABLE.assign(day=np.arange(500) // 5)
     one, two = (AutoDim(**SMALL, time="day", random_state=seed).fit(frame, label="click") for seed in (0, 1))
@@ -355,6 +398,26 @@ def test_an_interrupted_fit_goes_on_to_the_same_result(stop, fitted, tmp_path, m
     assert torch.equal(model.search_history_["alpha"], fitted.search_history_["alpha"])
 
 
+def test_repeats_are_trainings_of_the_next_seeds_and_the_first_is_kept(fitted, tmp_path, monkeypatch):
+    several = AutoDim(**SMALL | {"repeats": 2}, folder=tmp_path).fit(TABLE, label="click")
+    assert np.array_equal(several.predict_proba(X), fitted.predict_proba(X))
+    assert several.record_["repeats"] == 2 and fitted.record_["repeats"] == 1
+    outcomes, names = several.record_["outcomes"], list(several.outcomes_)
+    for one, two in zip(fitted.record_["outcomes"], outcomes):
+        assert one["test_aucs"] == two["test_aucs"][:1] == [two["test_auc"]] and one["history"] == two["history"]
+    assert len({auc for o in outcomes for auc in o["test_aucs"]}) == 2 * len(names)  # no training is another's
+    monkeypatch.setattr("autodim.method.retrain.train_epoch", None)  # all is kept, so none is trained again
+    assert AutoDim(**SMALL | {"repeats": 2}, folder=tmp_path).fit(TABLE, label="click").record_["outcomes"] == outcomes
+
+
+@pytest.mark.parametrize("n, epochs, rivals, repeats", [
+    (100_000, 30, True, 3), (100_001, 30, True, 1), (100_000, 30, False, 1), (3_000_000, 1, True, 3), (1, 1, True, 3)])
+def test_repeats_by_default(n, epochs, rivals, repeats):
+    assert default_repeats(n, epochs, rivals) == repeats
+    assert fitted_settings(Settings(epochs=epochs, rivals=rivals), n).repeats == repeats
+    assert fitted_settings(Settings(epochs=epochs, rivals=rivals, repeats=2), n).repeats == 2
+
+
 def test_other_settings_or_other_data_do_not_go_on_from_an_old_state(tmp_path):
     quick = AutoDim(**SMALL | {"rivals": False, "epochs": 1, "search_epochs": 1})
     clone(quick).set_params(folder=tmp_path).fit(X, Y)
@@ -409,8 +472,10 @@ WRONG = {
     "dropout": [1.0, -0.1, math.nan, "x"],
     "categorical": ["user", None, 5], "exclude": ["user", None, 5], "missing": ["NA", None, 5], "min_count": [0, 1.5, "x", None],
     "validation": [0.0, 1.0, -1, math.nan, "x", None], "test": [0.0, 0.95, 1.0, math.nan, "x", None],
-    "rivals": ["no", None, 2], "calibrate": ["no", None],
+    "rivals": ["no", None, 2], "calibrate": ["no", None], "repeats": [0, -1, 1.5, "3", True],
     "sparse": ["yes", None], "progress": ["no", None], "random_state": [-1, 1.5, 2**63, True, None],
+    "sep": ["", ";;", "é", '"', "\n", 5], "names": ["abc", (), ("a", "a"), ("a", 5), 5], "decimal": ["", ";", 5],
+    "positive": ["", ">=", 5, True],
     "device": ["abacus", "meta", "", None], "folder": [5],
 }
 

@@ -4,6 +4,7 @@ The first four live in the environment of `make peers`; scripts/peers/load_expor
 """
 import importlib.util
 import json
+import sys
 import logging
 import subprocess
 import warnings
@@ -226,12 +227,24 @@ def test_weights_are_what_is_looked_up_one_id_at_a_time(seed):
 
 # ---------------------------------------------------------------- files
 
-def test_fuxictr_yaml_is_read_as_it_was_meant(tmp_path):
-    fields = ["a: b", "'q'", '"q"', "yes", "5", "#x", "x{}[],", "\\", "é😀", "~", "- a", "a\tb", "true", "!t", "&a"]
+@pytest.mark.parametrize("more", [[], ["\x85", "\a bell", "\x7f", "\u2028", "\ufeffbom", "line\nbreak", "\r", "\x1b[31m"]])
+def test_fuxictr_yaml_is_read_as_it_was_meant(more, tmp_path):
+    fields = [*more, "a: b", "'q'", '"q"', "yes", "5", "#x", "x{}[],", "\\", "é😀", "~", "- a", "a\tb", "true", "!t", "&a", "null",
+              " led", "trail ", "01", "1e3",
+              "2020-01-01", "w " * 100]
     dims = [1 + m for m in range(len(fields))]
     export(tmp_path, "fuxictr", fields=fields, sizes=[3] * len(fields), dims=dims)
     read = yaml.safe_load((tmp_path / "fuxictr" / "feature_specs.yaml").read_text(encoding="utf-8"))
     assert read == {"feature_specs": [{"name": field, "embedding_dim": dim} for field, dim in zip(fields, dims)]}
+
+
+def test_onnx_is_written_without_a_word(tmp_path):
+    """In a process of its own, as the exporter's libraries log through a handler of last resort; FM has splits to fold."""
+    code = ("import sys\nfrom autodim.app.export import write_onnx\nfrom autodim.method.backbones import Network\n"
+            "from autodim.method.models import DLRS\n"
+            "write_onnx(DLRS([5, 4, 3], [2, 4, 2], Network('FM', (8,))), ['a', 'b', 'c'], sys.argv[1])")
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "model.onnx"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_label_with_the_name_of_a_feature_is_refused(tmp_path):

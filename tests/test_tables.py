@@ -243,18 +243,10 @@ FILES = {
     "a header without end": ("x.csv", b'a,"b\n' + GOOD * 5_000, "line 1: a quotation is opened here and never closed"),
     "nothing in gzip": ("x.csv.gz", gzip.compress(b""), "is empty: expected a header"),
     "nothing as gzip": ("x.csv.gz", b"", "is empty: expected a header|cannot be read"),
-    "semicolons": (
-        "x.csv",
-        GOOD.replace(b",", b";"),
-        "one column 'user;land;price;click'; its separator seems to be a semicolon, expected a comma",
-    ),
-    "semicolons and decimal commas": ("x.csv", b"a;b\n1;2,5\n", "separator seems to be a semicolon"),
-    "tabs in a csv": ("x.csv", GOOD.replace(b",", b"\t"), "seems to be a tab, expected a comma"),
-    "commas in a tsv": ("x.tsv", GOOD, "seems to be a comma, expected a tab"),
     "a name twice": ("x.csv", b"a,b,a\n1,2,3\n", "column 'a' is there twice; rename one"),
     "no Parquet": ("x.parquet", b"PAR1 and no more", "cannot be read .*cut short or damaged"),
     "empty Parquet": ("x.parquet", b"", "cannot be read .*cut short or damaged"),
-    "an unknown ending": ("x.xlsx", GOOD, r"x.xlsx: expected a name that ends in .csv, .csv.gz"),
+    "a workbook": ("x.xlsx", b"PK\x03\x04" + GOOD, "x.xlsx is an archive or a workbook"),
 }
 
 
@@ -545,7 +537,7 @@ def test_two_classes_by_any_name(name):
 
 
 BAD_LABELS = {
-    "three": ([0, 1, 2, 0], r"label 'click' has 3 distinct values \(0, 1, 2\), expected 2: .*derive a label of two"),
+    "three": ([0, 1, 2, 0], r"label 'click' has 3 distinct values \(0, 1, 2\), expected 2: .*say which labels are positive, as positive="),
     "many": (list("abcdefgh"), r"8 distinct values \('a', 'b', 'c', 'd', 'e', ...\), expected 2"),
     "one": ([1, 1], r"label 'click' has 1 distinct values \(1\), expected 2: nothing to learn"),
     "NaN": ([0, 1, np.nan, np.nan], r"label 'click' row 2: missing \(in 2 of 4 rows\); drop these rows"),
@@ -925,7 +917,7 @@ CODES = {  # distinct texts of an unnamed column, and whether they are codes
     "hexadecimal": (["0x1F", "31", "7"], True),
     "signs": (["+7", "7", "8"], True),
     "noughts before fractions": (["00.5", "1.5"], True),
-    "fractions beyond a double": (["0.12345678901234567891", "0.12345678901234567892"], True),
+    "fractions beyond a double": (["0.12345678901234567891", "0.12345678901234567892", "0.5"], True),
     "whole numbers beyond a double": (["9007199254740993", "9007199254740992", "0.5"], True),
     "whole": (["7", "-8", "0", "1234567890123456789"], False),
     "prices": (["12.50", "9.99", "7.00"], False),
@@ -958,7 +950,8 @@ def test_numbers_that_are_written_as_none_is_printed_are_codes(name, tmp_path):
 
 
 @pytest.mark.parametrize("texts", [["14.1", "14.10"], ["00501", "501"], ["1e5", "100000"], ["12.50", "12.5"], ["0x1F", "31"],
-                                   ["12:30", "12:30:00"], ["true", "True", "false"], [" 7", "7"], ["-0", "0"]])  # fmt: skip
+                                   ["12:30", "12:30:00"], ["true", "True", "false"], [" 7", "7"], ["-0", "0"],
+                                   ["2026-01-02", "2026-01-02 00:00:00"]])  # fmt: skip
 @pytest.mark.parametrize("way", ["path", "path and y", "folder"])
 def test_named_columns_are_text_character_for_character(texts, way, tmp_path):
     options, content = ColumnOptions(["it"], min_count=1), "it,click\n" + "".join(
@@ -1054,7 +1047,7 @@ def test_a_few_texts_among_numbers_are_named_with_the_flag_that_reads_them_as_mi
     frame.to_csv(tmp_path / "x.csv", index=False)
     odd, told = warnings_of(lambda: prepare(tmp_path / "x.csv", "click"))
     assert not odd.schema.buckets and len(told) == 1
-    for words in ("column 'price': numbers, but for 'NA' in 2 rows, '-' in 1 rows", "text of 1,", "--missing='NA,-'"):
+    for words in ("column 'price': numbers, but for 'NA' in 2 rows, '-' in 1 rows", "text of 1,", "missing=['NA', '-']"):
         assert words in told[0]
     options = ColumnOptions(missing=["NA", "-"])
     for table in (tmp_path / "x.csv", read_table(tmp_path / "x.csv", options=options), frame.assign(

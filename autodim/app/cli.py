@@ -36,21 +36,22 @@ def make_parser() -> ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     made = {name: commands.add_parser(name, help=text, description=text) for name, text in ABOUT.items()}
     add = made["prepare"].add_argument
-    add("table", nargs="+", help="a .csv, .csv.gz, .tsv, .tsv.gz or .parquet file of any size, or several; "
-        "the first row names the columns")
+    add("table", nargs="+", help="a text file, gzipped (.gz) or not, or a .parquet file, of any size, "
+        "or several of one table; the first row names the columns, or --names does")
     add("--label", required=True, metavar="COLUMN", help="the column to predict: two classes")
     add("--run", type=read_path, default="run", metavar="FOLDER", help="where the run is kept (default: run)")
     add("--workers", type=int, default=1, metavar="N", help="processes that read files (default: 1)")
     add("--stream", action="store_true", help=SUPPRESS)  # of an earlier release
     for name, command in made.items():
         if name != "prepare":
-            command.add_argument("run", nargs="?", type=read_path, default="run", help="the run's folder (default: run)")
+            command.add_argument("run", nargs="?", type=read_path, default="run",
+                                 help="the run's folder (default: run)")
         add_flags(command, name)
         command.add_argument("--json", action="store_true", help="print the result as one JSON object")
         command.add_argument("--quiet", action="store_true", help="no progress bars")
     for name in ("search", "train"):
-        made[name].add_argument("--keep-state", action="store_true", help="keep in the run's folder what an interrupted "
-                                "step would go on from, though this one has ended")
+        made[name].add_argument("--keep-state", action="store_true", help="keep in the run's folder what an "
+                                "interrupted step would go on from, though this one has ended")
     made["train"].add_argument("--dims-file", type=read_path, metavar="FILE",
                                help="train these dimensions, such as an edited dims.json, and not the search's")
     made["report"].add_argument("--to", type=read_path, metavar="FILE",

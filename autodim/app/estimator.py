@@ -8,6 +8,7 @@ __all__ = ['Table', 'has_names', 'as_frame', 'with_label', 'Report', 'TrainedCla
 # %% ../../nbs/app/06_estimator.ipynb #7a4df497
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from .steps import check_budget, search_step, train_step
 from .storage import Trained, load_trained, read_with_care, save_trained
 from ..data.batches import Part
 from ..data.files import DataError
-from ..data.columns import ColumnOptions, Schema
+from ..data.columns import ColumnOptions, Schema, positive_labels
 from ..data.split import SplitOptions
 from ..data.table import encode_rows, frame_of, is_frame, prepare, read_table
 from ..method.metrics import predict
@@ -140,7 +141,11 @@ class TrainedClassifier(ClassifierMixin, BaseEstimator):
         if not has_names(X):
             X = validate_data(self, X, dtype=None, ensure_all_finite=False, reset=False)
         fields = [v.name for v in self.vocabularies_]
-        rows = read_table(X, fields, True) if isinstance(X, str | Path) else as_frame(X)
+        if isinstance(X, str | Path):
+            options, label = table_options(self)[0], self.schema_.label
+            rows = read_table(X, fields, True, replace(options, reading=replace(options.reading, label=label)))
+        else:
+            rows = as_frame(X)
         ids = encode_rows(rows, self.vocabularies_, self.schema_.missing)
         part = Part(ids.to(next(self.model_.parameters()).device), torch.empty(len(ids)))
         slope, intercept = self.trained_.calibration
@@ -185,7 +190,7 @@ class AutoDim(TrainedClassifier, Settings):
         """Search, train and compare; a DataError says what of the table cannot be used, a ValueError which setting.
 
         Args:
-            X: a path of CSV or Parquet, a frame, or an array [n, M]. y: labels [n]; None: the column named `label`.
+            X: a path of text or Parquet, a frame, or an array [n, M]. y: labels [n]; None: the column named `label`.
         """
         if not has_names(X):
             X = validate_data(self, X, dtype=None, ensure_all_finite=False, ensure_min_samples=2)
@@ -202,6 +207,14 @@ class AutoDim(TrainedClassifier, Settings):
         self.alpha_ = pd.DataFrame(found.alpha.numpy(), prepared.data.fields, settings.dims)
         self.search_history_ = found.history
         return self._take(trained)
+
+    def score(self, X: Table, y: Sequence, sample_weight: Sequence[float] | None = None) -> float:
+        """The share of rows whose class is predicted; y may hold the labels of which `positive` made two classes."""
+        y = np.asarray(y)
+        if self.positive is not None and not np.isin(y.astype(object), self.classes_.astype(object)).all():
+            codes, labels = pd.factorize(y)
+            y = self.classes_[np.array(positive_labels("y", list(labels), self.positive)[0], dtype=int)[codes]]
+        return super().score(X, y, sample_weight)
 
 
 @read_with_care()

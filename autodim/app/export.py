@@ -12,6 +12,7 @@ import copy
 import importlib.util
 import json
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from typing import NamedTuple
 import safetensors.torch
 import torch
 import torch.nn as nn
+import yaml
 
 from ..data.files import write_bytes
 from ..data.vocabulary import Vocabulary, vocabulary_to_dict
@@ -99,8 +101,9 @@ def deepctr_features(tables: Sequence[TableSpec]) -> list[dict[str, object]]:
 # %% ../../nbs/app/03_export.ipynb #4b7c75b3
 def fuxictr_specs(tables: Sequence[TableSpec]) -> str:
     """FuxiCTR's `feature_specs` in YAML: each feature's `embedding_dim`, under a name that its modules accept."""
-    specs = [json.dumps({"name": t.module, "embedding_dim": t.dim}, ensure_ascii=False) for t in tables]
-    return "\n".join(["feature_specs:", *(f"  - {spec}" for spec in specs), ""])  # JSON is YAML too
+    specs = [{"name": t.module, "embedding_dim": t.dim} for t in tables]
+    plain = all(t.module.isprintable() for t in tables)  # PyYAML leaves \x85 unescaped, and reads it as a line's end
+    return yaml.safe_dump({"feature_specs": specs}, allow_unicode=plain, sort_keys=False, width=math.inf)
 
 
 def fuxictr_feature_map(tables: Sequence[TableSpec], label: str) -> dict[str, object]:
@@ -116,15 +119,16 @@ def fuxictr_feature_map(tables: Sequence[TableSpec], label: str) -> dict[str, ob
 @contextmanager
 def quiet_exporter() -> Iterator[None]:
     """Keep PyTorch's exporter from warnings about packages that are not needed, and about itself."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("torch.onnx", "onnxscript", "onnx_ir"))}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            for logger in levels:
+                logger.setLevel(logging.ERROR)
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 # %% ../../nbs/app/03_export.ipynb #846d7b33
 MAX_ONNX_BYTES = 2**31 - 2**20  # one protobuf holds 2 GiB; a rest for the graph

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['BACKBONES', 'FORMATS', 'COUNT', 'COUNT_OR_NONE', 'SEED', 'SHARE', 'BUDGET', 'BYTES', 'PART_OR_NONE', 'RATE',
-           'RATE_OR_NONE', 'DECAY', 'BATCH', 'TRUTH', 'NAMES', 'TEXTS', 'LAYERS', 'CANDIDATES', 'VARIANT', 'NETWORK',
-           'DEVICE', 'FOLDER', 'ANY', 'HINTS', 'SETTINGS', 'BEFORE', 'Range', 'is_number', 'is_whole', 'are_whole',
-           'is_backbone', 'split_names', 'read_name', 'read_names', 'read_counts', 'read_buckets', 'read_as',
-           'read_bytes', 'read_path', 'Setting', 'MethodSettings', 'Settings', 'check_settings', 'settings_to_dict',
-           'settings_from_dict', 'table_options', 'add_flags', 'given', 'as_flags', 'shell_words', 'documented',
-           'settings_table']
+           'RATE_OR_NONE', 'DECAY', 'BATCH', 'TRUTH', 'NAMES', 'NAMES_OR_NONE', 'MARK', 'POINT', 'RULE', 'TEXTS',
+           'LAYERS', 'CANDIDATES', 'VARIANT', 'NETWORK', 'DEVICE', 'FOLDER', 'ANY', 'HINTS', 'SETTINGS', 'BEFORE',
+           'Range', 'is_number', 'is_whole', 'are_whole', 'is_backbone', 'split_names', 'read_name', 'read_names',
+           'read_counts', 'read_buckets', 'read_as', 'read_bytes', 'read_path', 'read_mark', 'Setting',
+           'MethodSettings', 'Settings', 'check_settings', 'settings_to_dict', 'settings_from_dict', 'table_options',
+           'add_flags', 'given', 'as_flags', 'shell_words', 'documented', 'settings_table']
 
 # %% ../../nbs/app/04_settings.ipynb #624cbbad
 import argparse
@@ -75,6 +75,13 @@ DECAY = Range(lambda v: is_number(v, 0), "a number from 0")
 BATCH = Range(lambda v: v is None or is_whole(v, 2), "None, or a whole number from 2")
 TRUTH = Range(lambda v: isinstance(v, bool) or getattr(v, "dtype", None) == bool and v.ndim == 0, "True or False")
 NAMES = Range(lambda v: isinstance(v, Collection) and not isinstance(v, str), "a list of columns, such as ['user']")
+NAMES_OR_NONE = Range(lambda v: v is None or NAMES.check(v) and len({*v}) == len(v) > 0 and {*map(type, v)} == {str},
+                      "None, or a list of different names, such as ['user', 'price', 'click']")
+MARK = Range(lambda v: v is None or isinstance(v, str) and len(v.encode()) == 1 and v not in '"\r\n',
+             "None, or one mark, such as ';'")
+POINT = Range(lambda v: v in (None, ".", ","), "None, '.' or ','")
+RULE = Range(lambda v: v is None or isinstance(v, str) and v.strip("=<> ") != "",
+             "None, or a text such as '>=4' or 'yes'")
 TEXTS = Range(NAMES.check, "a list of texts, such as ['NA', '-']")
 LAYERS = Range(are_whole, "widths of layers, such as (512, 512)")
 CANDIDATES = Range(lambda v: are_whole(v) and len(v) > 0 and all(a < b for a, b in zip(list(v), list(v)[1:])),
@@ -142,6 +149,11 @@ def read_path(text: str) -> Path:
     if not text.strip():
         raise argparse.ArgumentTypeError(f"{text!r}: expected a path")
     return Path(os.path.expanduser(text))  # Path's own raises for the folder of a user who is not there
+
+# %% ../../nbs/app/04_settings.ipynb #448ff42e
+def read_mark(text: str) -> str:
+    """A mark between values, a tab also as "tab" or "\\t"."""
+    return "\t" if text in ("tab", r"\t") else text
 
 # %% ../../nbs/app/04_settings.ipynb #05ea7a03
 @dataclass(frozen=True)
@@ -216,6 +228,18 @@ class MethodSettings:
 class Settings(MethodSettings):
     """What can be set of an `AutoDim`; nothing is checked before `check_settings`, as scikit-learn wants it."""
 
+    sep: Annotated[str | None, Setting(
+        "mark between the values of a text file, or tab; without, its first rows tell", MARK, "prepare", metavar="MARK",
+        read=read_mark)] = None
+    names: Annotated[Sequence[str] | None, Setting(
+        "names of all columns of a file without a header, of the label's too", NAMES_OR_NONE, "prepare",
+        metavar="A,B,..", read=read_names)] = None
+    decimal: Annotated[str | None, Setting(
+        "decimal point in files that are not separated by commas, . or a comma; without, their first rows tell",
+        POINT, "prepare", metavar="POINT")] = None
+    positive: Annotated[str | None, Setting(
+        "which labels are positive, as >=4, <10 or yes, all others being negative; without, the greater of two", RULE,
+        "prepare", metavar="RULE")] = None
     categorical: Annotated[Collection[str], Setting(
         "columns whose values are taken as they are, kept in any case", NAMES, "prepare", metavar="A,B",
         read=read_names)] = ()
@@ -233,8 +257,11 @@ class Settings(MethodSettings):
     test: Annotated[float, Setting("share of the rows for the report", SHARE._replace(
         words="a share above 0, and below 1 together with validation"), "prepare")] = 0.1
     min_count: Annotated[int, Setting("values seen less often share one embedding", COUNT, "prepare")] = 2
-    rivals: Annotated[bool, Setting("train the uniform dimension at equal Space and the widest embedding too, for the "
-                                    "report", TRUTH, "train")] = True
+    rivals: Annotated[bool, Setting("train the uniform dimension at equal Space, the widest embedding, logistic "
+                                    "regression and boosted trees too, for the report", TRUTH, "train")] = True
+    repeats: Annotated[int | None, Setting(
+        "seeds with which the choice and its rivals are trained, for the report's intervals; without, 3 where there "
+        "are rivals and training rows times epochs are at most 3,000,000, else 1", COUNT_OR_NONE, "train")] = None
     calibrate: Annotated[bool, Setting("Platt scaling of the probabilities, fitted on the validation rows; no rank, "
                                        "hence no AUC, changes", TRUTH, "train")] = True
     random_state: Annotated[int, Setting(
@@ -293,14 +320,15 @@ def settings_from_dict(record: Mapping[str, object]) -> Settings:
 # %% ../../nbs/app/04_settings.ipynb #1d772506
 def table_options(settings: Settings) -> tuple["ColumnOptions", "SplitOptions"]:
     """What the settings say of a table's columns and of its split; a column may be called by its number."""
-    from autodim.data.columns import ColumnOptions
+    from autodim.data.columns import ColumnOptions, ReadOptions
     from autodim.data.split import SplitOptions
 
     s, numerical = settings_from_dict(settings_to_dict(settings)), settings.numerical
     categorical, exclude = (tuple(map(str, columns)) for columns in (s.categorical, s.exclude))
     if isinstance(numerical, Mapping):
         numerical = {str(name): rule for name, rule in numerical.items()}
-    return (ColumnOptions(categorical, numerical, exclude, s.min_count, tuple(map(str, s.missing))),
+    missing, reading = tuple(map(str, s.missing)), ReadOptions(s.sep, s.names, s.decimal)
+    return (ColumnOptions(categorical, numerical, exclude, s.min_count, missing, s.positive, reading),
             SplitOptions(None if s.time is None else str(s.time), s.validation, s.test, s.random_state))
 
 # %% ../../nbs/app/04_settings.ipynb #8581ccb0
@@ -350,7 +378,8 @@ def shell_words(message: str) -> str:
         flag, value = SETTINGS[name].flag_of(name), found["value"]
         if value in (None, "True"):
             return flag
-        return f"--no-{flag[2:]}" if value == "False" else f"{flag} {value.strip(other).replace(', ', ',')}"
+        plain = re.sub("'?, '?", ",", value.strip(other))
+        return f"--no-{flag[2:]}" if value == "False" else f"{flag}={plain}" if plain[:1] == "-" else f"{flag} {plain}"
 
     name, text = "|".join(name for name, setting in SETTINGS.items() if setting.command), r"'(?:[^'\\]|\\.)*'"
     other = "[]()',"  # Python's, around a value

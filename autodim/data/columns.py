@@ -4,17 +4,21 @@
 
 # %% auto #0
 __all__ = ['BUCKETS', 'PANDAS_KINDS', 'NULLABLE', 'MISSING', 'TRUTHS', 'POLARS_KINDS', 'ARROW_KINDS', 'WHOLE', 'NUMBER', 'LONG',
-           'NOTHING', 'Rule', 'Facts', 'judge', 'kind_of', 'check_values', 'facts_of_column', 'from_arrow',
+           'NOTHING', 'COMPARED', 'Rule', 'Facts', 'judge', 'kind_of', 'check_values', 'facts_of_column', 'from_arrow',
            'plain_objects', 'plain_column', 'as_dates', 'as_kind', 'typed', 'kind_of_texts', 'code_among', 'is_exact',
-           'note_of_odd', 'facts_of_texts', 'ColumnOptions', 'Schema', 'schema_from_dict', 'check_names',
-           'check_options', 'recognise', 'recognise_frame', 'encode_labels', 'classes_from_list', 'time_ranks']
+           'note_of_odd', 'facts_of_texts', 'ReadOptions', 'ColumnOptions', 'Schema', 'schema_from_dict', 'check_names',
+           'check_options', 'recognise', 'recognise_frame', 'decide', 'shown', 'positive_labels', 'encode_labels',
+           'classes_from_list', 'time_ranks']
 
 # %% ../../nbs/data/05_columns.ipynb #d8a1ca3a
+import contextlib
 import io
+import operator
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 from uuid import UUID
 
@@ -25,7 +29,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from .files import DataError
-from .vocabulary import Buckets, as_numbers, factorize, is_rule
+from .vocabulary import Buckets, as_numbers, compare_codings, factorize, is_rule
 
 # %% ../../nbs/data/05_columns.ipynb #399ab82c
 class Rule(NamedTuple):
@@ -259,11 +263,11 @@ def code_among(values: pl.Series, kind: str) -> str:
 
 def is_exact(values: pl.Series, kind: str) -> bool:
     """Whether each of distinct texts [D] is the one in which its value is printed, and no two have one value."""
-    if kind not in ("whole", "number", "truth"):
+    if kind in ("text", "time"):
         return True
     made = as_kind(values, kind)
-    printed = kind == "truth" or (values.str.contains(WHOLE) | (values == made.cast(pl.String)).fill_null(False)).all()
-    return bool(printed) and made.n_unique() == len(values)
+    printed = values.str.contains(WHOLE) | (values == made.cast(pl.String)).fill_null(False)
+    return bool(kind in ("truth", "date") or printed.all()) and made.n_unique() == len(values)
 
 # %% ../../nbs/data/05_columns.ipynb #c0de24a5
 NOTHING = {"na", "n/a", "#n/a", "none", "nil", "-", "--", "?", ".", "\\n", "missing", "unknown"}
@@ -281,7 +285,7 @@ def note_of_odd(values: pl.Series, counts: np.ndarray) -> str:
         return ""  # sizes, such as 38, 40, XL
     shown = ", ".join(f"{text!r} in {n:,} rows" for text, n in zip(few, rows.tolist()))
     return (f"numbers, but for {shown}; because of these it is taken as text of {len(values):,} values. If they mean "
-            f"that nothing is known, say missing={few!r} (--missing={','.join(few)!r})")
+            f"that nothing is known, say missing={few!r}")
 
 
 def facts_of_texts(values: pl.Series, kind: str, counts: np.ndarray, written: bool = True) -> Facts:
@@ -301,6 +305,22 @@ def facts_of_texts(values: pl.Series, kind: str, counts: np.ndarray, written: bo
 
 # %% ../../nbs/data/05_columns.ipynb #2a71f8e8
 @dataclass(frozen=True)
+class ReadOptions:
+    """What a user says of how text files are written; None: their first rows tell.
+
+    Args:
+        sep: between values. names: of the columns, if there is no header.
+        decimal: "," or ".", the point of numbers in files that are not separated by commas.
+        label: the one of the names that new rows may lack.
+    """
+
+    sep: str | None = None
+    names: Sequence[str] | None = None
+    decimal: str | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True)
 class ColumnOptions:
     """What a user says of the columns of a table.
 
@@ -310,6 +330,8 @@ class ColumnOptions:
         exclude: columns to leave out.
         min_count: values seen less often in training share the OOV id.
         missing: texts that stand for a missing value, beside an empty cell and `MISSING` in files.
+        positive: which labels are positive, such as ">=4" or "yes", see `positive_labels`; None: of two, the greater.
+        reading: how files are written.
     """
 
     categorical: Sequence[str] = ()
@@ -317,6 +339,8 @@ class ColumnOptions:
     exclude: Sequence[str] = ()
     min_count: int = 2
     missing: Sequence[str] = ()
+    positive: str | None = None
+    reading: ReadOptions = ReadOptions()
 
 
 @dataclass(frozen=True)
@@ -329,12 +353,13 @@ class Schema:
     left_out: Mapping[str, str]  # column to reason
     columns: tuple[str, ...] = ()  # all of the table but the label, in its order; () of models saved before
     missing: tuple[str, ...] = ()  # see `ColumnOptions`
+    decided: Mapping[str, str] = field(default_factory=dict)  # whole numbers: what the training rows say of them
 
 
 def schema_from_dict(d: Mapping[str, object]) -> Schema:
     """What `asdict` and JSON made of a schema, as one again."""
     return Schema(d["label"], tuple(d["fields"]), d["buckets"], d["left_out"], tuple(d.get("columns", ())),
-                  tuple(d.get("missing", ())))
+                  tuple(d.get("missing", ())), d.get("decided", {}))
 
 # %% ../../nbs/data/05_columns.ipynb #343b634a
 def check_names(names: Sequence[str], options: Mapping[str, Iterable[str]]) -> None:
@@ -419,10 +444,74 @@ def recognise_frame(frame: pd.DataFrame, label: str, options: ColumnOptions) -> 
 
     return recognise(names, label, options, facts)
 
+# %% ../../nbs/data/05_columns.ipynb #ef6d4fcc
+def decide(
+    schema: Schema, rules: Mapping[str, Rule], options: ColumnOptions,
+    count: Callable[[str, str], tuple[np.ndarray, np.ndarray]],
+) -> tuple[Schema, dict[str, Rule]]:  # fmt: skip
+    """A schema and its rules when the training rows have said which whole numbers are numbers.
+
+    Args:
+        count: from a column's name and kind to its distinct values, increasing [D], and how many training rows they
+            have by label and fold, int [2, FOLDS, D]; see `count_by_fold`.
+    """
+    rules, decided, numbers = dict(rules), {}, {}
+    for name, rule in rules.items():
+        if rule.buckets is not None or rule.kind not in ("whole", "number") or name in options.categorical:
+            continue
+        values, found = count(name, rule.kind)
+        seen = found.any((0, 1))
+        if seen.sum() > BUCKETS:
+            codings = compare_codings(values[seen], found[:, :, seen], BUCKETS)
+            losses = f"Logloss {codings.by_bucket:.4f} in {BUCKETS} buckets, {codings.by_value:.4f} by value"
+            decided[name] = f"values, as their order tells no more ({losses})"
+            if codings.ordered:
+                decided[name], numbers[name] = f"a number, its order predicts ({losses})", Rule("number", BUCKETS)
+    if numbers:
+        words = ", ".join(f"{name!r}, {decided[name]}" for name in numbers)
+        warnings.warn(f"whole numbers: {words}. Name a column in `categorical` to keep its "
+                      "values", stacklevel=2)
+    rules |= numbers
+    buckets = {name: rule.buckets for name, rule in rules.items() if rule.buckets is not None}
+    return replace(schema, buckets=buckets, decided=decided), rules
+
+# %% ../../nbs/data/05_columns.ipynb #932ed101
+COMPARED = {">=": (operator.ge, "<"), "<=": (operator.le, ">"), ">": (operator.gt, "<="), "<": (operator.lt, ">="),
+            "=": (operator.eq, "not "), "": (operator.eq, "not ")}  # how, and the sign of the opposite
+
+
+def shown(values: Sequence[object]) -> str:
+    """The first few of values, as in Python."""
+    return ", ".join(repr(value) for value in values[:5]) + ", ..." * (len(values) > 5)
+
+
+def positive_labels(name: str, labels: Sequence[object], rule: str) -> tuple[list[bool], list[str]]:
+    """Which of distinct labels a rule makes positive, and what to call the others and these.
+
+    Args:
+        rule: one of the labels as text, "yes" or "=yes"; of numbers also ">=4", ">4", "<=4", "<4".
+    Raises:
+        DataError: it cannot be asked of these labels.
+    """
+    sign, bound = ("", rule.strip()) if rule.strip() in [str(label).strip() for label in labels] else re.fullmatch(
+        r"(>=|<=|>|<|=|)\s*(.*)", rule.strip(), re.DOTALL).groups()
+    compare, opposite = COMPARED[sign]
+    value, kind = bound, kind_of(labels)
+    if kind in ("whole", "number", "truth"):
+        with contextlib.suppress(ValueError):
+            value = TRUTHS[bound.lower()] if kind == "truth" and bound.lower() in TRUTHS else float(bound)
+    if isinstance(value, str) and compare is not operator.eq:
+        raise DataError(f"label {name!r}: positive={rule!r} compares numbers, but it has the values {shown(labels)}; "
+                        f"name one, as positive={str(labels[-1])!r}")
+    ones = [bool(compare(str(label).strip() if isinstance(value, str) else label, value)) for label in labels]
+    return ones, [f"{opposite}{bound}", f"{sign.strip('=') and sign}{bound}"]
+
 # %% ../../nbs/data/05_columns.ipynb #292be738
-def encode_labels(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+def encode_labels(column: pd.Series, positive: str | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Labels, of rows or distinct ones, as 0 and 1 (int8 [n]), and the two classes that they stand for, in that order.
 
+    Args:
+        positive: which are 1, see `positive_labels`; None: of two classes, the greater.
     Raises:
         DataError: a label is missing, or there are not exactly two classes of text, numbers or truth values.
     """
@@ -431,12 +520,21 @@ def encode_labels(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(f"label {column.name!r} row {missing[0]}: missing (in {len(missing):,} of {len(column):,} "
                         "rows); drop these rows, or fill in what is known")
     codes, classes = factorize(column.astype(object))
+    if positive is not None:
+        ones, words = positive_labels(str(column.name), list(classes), positive)
+        if len(set(ones)) < 2:
+            every = "all" if any(ones) else "none"
+            raise DataError(f"label {column.name!r}: positive={positive!r} makes {every} of its values positive; it "
+                            f"has {shown(list(classes))}")
+        two = [classes[int(k)] for k in np.argsort(ones)] if len(classes) == 2 else words
+        return np.array(ones, np.int8)[codes], classes_from_list(two)
     if len(classes) != 2:
-        few = ", ".join(repr(c) for c in classes[:5]) + ", ..." * (len(classes) > 5)
         hint = ("nothing to learn (needs two classes, has one class)" if len(classes) == 1 else
-                "Only binary classification is supported: the type of the target is multiclass; derive a label of two")
+                "Only binary classification is supported: the type of the target is multiclass; say which labels are "
+                "positive, as positive='>=4' or positive='yes'")
         hint += "; Unknown label type: continuous" * (kind_of(classes) == "number" and any(v % 1 for v in classes))
-        raise DataError(f"label {column.name!r} has {len(classes)} distinct values ({few}), expected 2: {hint}")
+        raise DataError(f"label {column.name!r} has {len(classes)} distinct values ({shown(list(classes))}), "
+                        f"expected 2: {hint}")
     if kind_of(classes) not in ("text", "whole", "number", "truth"):
         raise DataError(f"label {column.name!r} has the values {classes[0]!r} and {classes[1]!r}, expected two texts "
                         "or two numbers; derive a label of these")

@@ -73,7 +73,8 @@ def read_labels(table: EncodedTable, name: str, classes: Sequence[Sequence[str]]
     if counts[wrong].any():
         row, code = table.locate(name, wrong)
         found = "missing" if code < 0 else repr(values[code])
-        raise DataError(f"{row}: label {name!r}: {found}, expected {' or '.join(first)} (in {counts[wrong].sum():,} "
+        shown = [", ".join(texts[:3]) + ", ..." * (len(texts) > 3) for texts in classes]
+        raise DataError(f"{row}: label {name!r}: {found}, expected {' or '.join(shown)} (in {counts[wrong].sum():,} "
                         "rows); drop these rows, or fill in what is known")
     if len(set(labels[:-1].tolist())) == 1:
         raise DataError(f"label {name!r}: all {table.rows:,} rows are {first[labels[0]]}, nothing to learn")
@@ -274,7 +275,8 @@ def prepare_files(
     for path in source.files:
         check_file(path)
         sources.append({"file": path.name, "bytes": path.stat().st_size, "changed": path.stat().st_mtime_ns})
-    content = [FORMAT, list(source.wanted), list(source.layout), settings, sources]
+    layout = [value for name, value in source.layout._asdict().items() if value or name != "decimal"]
+    content = [FORMAT, list(source.wanted), layout, settings, sources]
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     made = folder.parent / f".{folder.name}.part-{os.getpid()}"
     try:

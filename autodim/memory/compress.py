@@ -120,7 +120,7 @@ class Compressed:
         """The 95 % interval of `loss`, in AUC points."""
         return self.loss - 196 * self.error, self.loss + 196 * self.error
 
-# %% ../../nbs/memory/04_compress.ipynb #76b85713
+# %% ../../nbs/memory/04_compress.ipynb #cb903c83
 def with_tables(model: nn.Module, modules: Mapping[str, PackedTables]) -> nn.Module:
     """A copy of the model that has packed tables in the place of the modules of these names; in evaluation mode."""
     return copy.deepcopy(model, {id(model.get_submodule(name)): tables for name, tables in modules.items()}).eval()
@@ -136,7 +136,7 @@ class Compressor:
     def __init__(self, model: nn.Module, data: Data, settings: Compression = Compression()) -> None:
         data = data.to(next(model.parameters()).device)
         self.model = copy.deepcopy(model, {id(q): q for q in model.parameters()}).eval()  # its mode is not the caller's
-        self.settings, processes = settings, settings.processes
+        self.settings, processes, tables = settings, settings.processes, model_tables(self.model, data.fields)
         self.val, self.before = data.val, predict(self.model, data.val)
         ids, sample = data.train.ids, sample_rows(data.train, settings.sample)
         self.counts = [torch.bincount(ids[:, m], minlength=v).cpu() for m, v in enumerate(data.cardinalities)]
@@ -144,7 +144,7 @@ class Compressor:
                        for c, v in zip(self.counts, data.vocabularies)]
         own = processes.rows(len(sample.labels))
         looked_at = batches(Part(sample.ids[own], sample.labels[own]), settings.batch_size)
-        found = sensitivities(self.model, model_tables(self.model, data.fields), self.counts, self.groups,
+        found = sensitivities(self.model, tables, self.counts, self.groups,
                               (batch.ids for batch in looked_at), processes)
         self.offers = [components(s) for s in found]
         self.vocabularies = (renumbered_vocabularies(data.vocabularies, self.groups) if settings.renumbered
