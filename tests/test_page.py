@@ -299,8 +299,8 @@ KNOWN = {"baseline": 0.6, "model_bytes": {"tables": 5_190, "network": 1_284_810,
     ({"test_auc": 0.54, "test_auc_error": 0.02}, {}, []),
     ({"test_auc": 0.3, "test_auc_error": 0.02}, {}, ["Do not use this model"]),
     ({"test_auc": 0.5, "test_auc_error": None}, {}, []),  # no interval, so nothing is said of it
-    ({"test_logloss": 0.6001}, {}, ["Do not use its probabilities: the test Logloss is 0.6001"]),
-    ({"test_logloss": float("nan")}, {}, ["Do not use its probabilities"]),
+    ({"test_logloss": 0.6001}, {}, ["Its probabilities are worse than none: the test Logloss is 0.6001"]),
+    ({"test_logloss": float("nan")}, {}, ["Its probabilities are worse than none"]),
     ({"test_logloss": 0.6}, {}, []),
     (DEAD, {"decided": False, "alpha_steps": 60}, ["Do not use this", "Worse than no", "The search decided nothing: 60 steps of"]),
 ])
@@ -316,7 +316,7 @@ def test_what_is_no_result_is_said_first(outcome, search, expected):
     assert first[1] == ("caution" if said else "answer")
     assert not said or html.unescape(first[2]).startswith(expected[0])
     undecided = search.get("decided") is False
-    assert all(word in " ".join(said) for word in (["smaller f", "batch_size", "search_epochs", "alpha_lr"] * undecided))
+    assert all(word in " ".join(said) for word in (["`f`", "`batch_size`", "`search_epochs`", "`alpha_lr`"] * undecided))
 
 
 def test_a_record_of_an_older_version_says_the_less(record):

@@ -90,7 +90,7 @@ def search_command(options: argparse.Namespace) -> Answer:
     middle = table[len(table) // 2]
     share_of, kilobytes = math.ceil(100 * middle["space"]) / 100, math.ceil(middle["bytes"] / 1000)
     decided = decision(found)
-    first = [] if decided["decided"] else [undecided_words(decided["alpha_steps"], decided["entropy"]), ""]
+    first = [] if decided["decided"] else [shell_words(undecided_words(decided["alpha_steps"], decided["entropy"])), ""]
     text = [*first, "field                     dim", *lines,
             f"Space {share:.1%} of dimension {settings.dims[-1]} for every field; in {folder / 'dims.json'}", "",
             "  Space       tables   search-time AUC (validation; a hint)", *choices,

@@ -259,6 +259,9 @@ class Settings(MethodSettings):
     min_count: Annotated[int, Setting("values seen less often share one embedding", COUNT, "prepare")] = 2
     rivals: Annotated[bool, Setting("train the uniform dimension at equal Space, the widest embedding, logistic "
                                     "regression and boosted trees too, for the report", TRUTH, "train")] = True
+    repeats: Annotated[int | None, Setting(
+        "seeds with which the choice and its rivals are trained, for the report's intervals; without, 3 where there "
+        "are rivals and training rows times epochs are at most 3,000,000, else 1", COUNT_OR_NONE, "train")] = None
     calibrate: Annotated[bool, Setting("Platt scaling of the probabilities, fitted on the validation rows; no rank, "
                                        "hence no AUC, changes", TRUTH, "train")] = True
     random_state: Annotated[int, Setting(
