@@ -28,7 +28,7 @@ from autodim.data.split import SplitOptions
 from autodim.data.table import encode_rows, prepare
 
 SEARCH = ["--dims", "2,4,8", "--epochs", "2", "--hidden", "8", "--batch-size", "50", "--f", "2", "--quiet"]
-TRAIN = ["--epochs", "3", "--quiet"]
+TRAIN = ["--epochs", "3", "--repeats", "1", "--quiet"]
 
 
 def write_clicks(path: Path, n: int = 500, seed: int = 0) -> Path:
@@ -243,20 +243,26 @@ def test_steps_out_of_order_say_what_comes_first(tmp_path):
     assert code == 1 and f"autodim train {run}" in err
 
 
-def test_notes_go_to_stderr_and_counts_are_hinted_at(tmp_path):
+def test_notes_go_to_stderr_and_what_whole_numbers_are_is_said(tmp_path):
     rng = np.random.default_rng(0)
-    frame = pd.DataFrame({"row": range(4000), "views": np.repeat(np.arange(2000), 2),
-                          "visits": np.repeat(np.arange(2000), 2)[::-1], "a": rng.integers(0, 3, 4000),
-                          "click": rng.integers(0, 2, 4000)})
+    views, users = rng.integers(0, 2000, 4000), rng.integers(0, 100, 4000)
+    chance = 1 / (1 + np.exp(2 - views / 500 - 2 * rng.normal(size=100)[users]))
+    frame = pd.DataFrame({"row": range(4000), "views": views, "user": users, "a": rng.integers(0, 3, 4000),
+                          "click": (rng.random(4000) < chance).astype(int)})
     frame.to_csv(tmp_path / "t.csv", index=False)
-    code, out, err = call("prepare", tmp_path / "t.csv", "--label", "click", "--run", tmp_path / "r", "--min-count", 1)
-    assert code == 0 and err.splitlines() == [
-        "autodim: note: left out: 'row' (a value of its own in every row, an id). Name a column in --categorical to keep it"]
-    hint = next(line for line in out.splitlines() if line.startswith("Whole numbers"))
-    assert hint.endswith("--numerical views:20,visits:20") and read_buckets(hint.split()[-1]) == {"views": 20, "visits": 20}
-    quiet = call("prepare", tmp_path / "t.csv", "--label", "click", "--run", tmp_path / "r", "--numerical",
-                 "views:20,visits:20")
-    assert quiet[0] == 0 and "Whole numbers" not in quiet[1] and "numerical" in quiet[1]
+    run = ["prepare", tmp_path / "t.csv", "--label", "click", "--run", tmp_path / "r"]
+    code, out, err = call(*run, "--min-count", 1)
+    left, taken = err.splitlines()
+    assert code == 0 and left == (
+        "autodim: note: left out: 'row' (a value of its own in every row, an id). Name a column in --categorical to keep it")
+    assert taken.startswith("autodim: note: whole numbers: 'views', a number, its order predicts (Logloss 0.")
+    start = out.splitlines().index("Whole numbers, as the training rows say (--categorical and --numerical override):")
+    views, user = out.splitlines()[start + 1 : start + 3]
+    assert views.startswith("views: a number, its order predicts (Logloss 0.") and user.startswith("user: values, as their")
+    kept = call(*run, "--categorical", "views,user")  # the user's word
+    assert kept[0] == 0 and "Whole numbers" not in kept[1] and "numerical" not in kept[1]
+    cut = call(*run, "--numerical", "user:9", "--categorical", "views", "--json")
+    assert json.loads(cut[1])["numerical"] == ["user"] and json.loads(cut[1])["decided"] == {}
 
 
 # ---------------------------------------------------------------- what is found
@@ -302,7 +308,7 @@ def test_exports_are_those_of_the_model(trained, tmp_path):
     for name in FORMATS:
         folder = tmp_path / f"{name} alone"
         assert call("export", trained, "--to", folder, "--format", name)[0] == 0
-        assert len(list(folder.rglob("*.*"))) in (2, 3)  # vocabularies, and one file or two
+        assert len(list(folder.rglob("*.*"))) in (5, 6)  # vocabularies, and one file or two
 
 
 def test_the_report_is_a_page(trained, tmp_path):
@@ -316,12 +322,12 @@ def test_a_search_of_a_step_or_two_decided_nothing_and_says_so_first(option, val
     arguments = [copy, *(SEARCH + [option, str(value)])]
     code, out, _ = call("search", *arguments)
     assert code == 0 and out.startswith("The search decided nothing")
-    assert all(name in out.splitlines()[0] for name in ("f", "batch_size", "search_epochs", "alpha_lr"))
+    assert all(name in out.splitlines()[0] for name in ("--f", "--batch-size", "--epochs", "--alpha-lr"))
     found = json.loads(call("search", *arguments, "--json")[1])["search"]
     assert found["decided"] is False and found["alpha_steps"] <= 2 and found["entropy"] > 0.99
-    assert call("train", copy, *TRAIN, "--no-rivals")[1].splitlines()[0].startswith("The search decided nothing")
+    assert "The search decided nothing" in call("train", copy, *TRAIN, "--no-rivals")[1].partition("AutoDim keeps")[0]
     known = json.loads(call("report", copy, "--json")[1])
-    assert known["search"] == found and known["cautions"][0].startswith("The search decided nothing")
+    assert known["search"] == found and known["cautions"][-1].startswith("The search decided nothing")
 
 
 def test_a_dead_model_says_so_first(copy):

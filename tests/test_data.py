@@ -16,8 +16,8 @@ from autodim.data.encode import encode_table
 from autodim.data.files import DataError
 from autodim.data.split import ScatteredSplit, Split, chronological_split, random_split, row_draws, split_of
 from autodim.data.vocabulary import (
-    Vocabulary, criteo_buckets, edges_between, fit_vocabulary, quantile_edges, shared_values, vocabulary_from_dict,
-    vocabulary_to_dict,
+    FOLDS, STRENGTHS, Vocabulary, compare_codings, count_by_fold, criteo_buckets, edges_between, fit_vocabulary,
+    quantile_edges, shared_values, vocabulary_from_dict, vocabulary_to_dict,
 )  # fmt: skip
 from oracles import bucket_edges
 
@@ -193,6 +193,35 @@ def test_numbers_that_no_float32_tells_apart_are_cut_as_doubles():
     below, above = np.array([1.0, -1e308, 0.0]), np.array([np.nextafter(1, 2), 1e308, 5e-324])
     edges = edges_between(below, above)
     assert (below < edges).all() and (edges <= above).all() and np.isfinite(edges).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_comparison_of_codings_equals_a_loop_over_rows(seed):
+    rng = np.random.default_rng(seed)
+    n, size = 400, int(rng.integers(25, 200))
+    codes, folds = rng.integers(-1, size, n), rng.integers(-1, FOLDS, n)
+    labels = (rng.random(n) < 0.2 + 0.6 * codes / size).astype(int)
+    rows = [(c, f, y) for c, f, y in zip(codes, folds, labels) if c >= 0 and f >= 0]
+    seen = sorted({c for c, _, _ in rows})
+    values = np.cumsum(rng.integers(1, 9, size)) * 1.0
+    found = count_by_fold(size, [(codes[:150], labels[:150], folds[:150]), (codes[150:], labels[150:], folds[150:])])
+    made = compare_codings(values[seen], found[:, :, seen], 10)
+    edges = bucket_edges([values[c] for c, _, _ in rows], 10)
+    best = []
+    for key in (lambda c: c, lambda c: sum(edge <= values[c] for edge in edges)):
+        losses = {}
+        for m in STRENGTHS:
+            losses[m] = []
+            for c, f, y in rows:
+                others = [(key(k), label) for k, fold, label in rows if fold != f]
+                mean = (sum(label for _, label in others) + 1) / (len(others) + 2)
+                same = [label for k, label in others if k == key(c)]
+                p = (sum(same) + m * mean) / (len(same) + m)
+                losses[m].append(-math.log(p if y else 1 - p))
+        best.append(min(losses.values(), key=sum))
+    by_value, by_bucket = np.array(best)
+    assert made.by_value == pytest.approx(by_value.mean(), abs=1e-9) and made.by_bucket == pytest.approx(by_bucket.mean(), abs=1e-9)
+    assert made.error == pytest.approx((by_value - by_bucket).std() / len(rows) ** 0.5, abs=1e-9)
 
 
 def encode_elsewhere(text, column):

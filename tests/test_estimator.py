@@ -24,7 +24,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from autodim.data.files import DataError
 from autodim.app.estimator import AutoDim, load
 from autodim.app.settings import SETTINGS, Settings, settings_table, table_options
-from autodim.app.steps import default_batch_size, default_tau_decay, fitted_settings, network_of, search_step
+from autodim.app.steps import (
+    default_batch_size, default_repeats, default_tau_decay, fitted_settings, network_of, search_step,
+)  # fmt: skip
 from autodim.app.workflow import decision
 from autodim.data.datasets import planted
 from autodim.data.table import prepare
@@ -32,7 +34,8 @@ from autodim.method.calibration import platt
 from autodim.training.checkpoint import FileCheckpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:left out")
-SMALL = {"hidden": (8,), "dropout": 0.1, "search_epochs": 2, "epochs": 3, "batch_size": 50, "f": 2, "dims": (2, 4, 8)}
+SMALL = {"hidden": (8,), "dropout": 0.1, "search_epochs": 2, "epochs": 3, "batch_size": 50, "f": 2, "dims": (2, 4, 8),
+         "repeats": 1}  # fmt: skip
 
 
 def clicks(n: int = 500, seed: int = 0) -> pd.DataFrame:
@@ -395,6 +398,26 @@ def test_an_interrupted_fit_goes_on_to_the_same_result(stop, fitted, tmp_path, m
     assert torch.equal(model.search_history_["alpha"], fitted.search_history_["alpha"])
 
 
+def test_repeats_are_trainings_of_the_next_seeds_and_the_first_is_kept(fitted, tmp_path, monkeypatch):
+    several = AutoDim(**SMALL | {"repeats": 2}, folder=tmp_path).fit(TABLE, label="click")
+    assert np.array_equal(several.predict_proba(X), fitted.predict_proba(X))
+    assert several.record_["repeats"] == 2 and fitted.record_["repeats"] == 1
+    outcomes, names = several.record_["outcomes"], list(several.outcomes_)
+    for one, two in zip(fitted.record_["outcomes"], outcomes):
+        assert one["test_aucs"] == two["test_aucs"][:1] == [two["test_auc"]] and one["history"] == two["history"]
+    assert len({auc for o in outcomes for auc in o["test_aucs"]}) == 2 * len(names)  # no training is another's
+    monkeypatch.setattr("autodim.method.retrain.train_epoch", None)  # all is kept, so none is trained again
+    assert AutoDim(**SMALL | {"repeats": 2}, folder=tmp_path).fit(TABLE, label="click").record_["outcomes"] == outcomes
+
+
+@pytest.mark.parametrize("n, epochs, rivals, repeats", [
+    (100_000, 30, True, 3), (100_001, 30, True, 1), (100_000, 30, False, 1), (3_000_000, 1, True, 3), (1, 1, True, 3)])
+def test_repeats_by_default(n, epochs, rivals, repeats):
+    assert default_repeats(n, epochs, rivals) == repeats
+    assert fitted_settings(Settings(epochs=epochs, rivals=rivals), n).repeats == repeats
+    assert fitted_settings(Settings(epochs=epochs, rivals=rivals, repeats=2), n).repeats == 2
+
+
 def test_other_settings_or_other_data_do_not_go_on_from_an_old_state(tmp_path):
     quick = AutoDim(**SMALL | {"rivals": False, "epochs": 1, "search_epochs": 1})
     clone(quick).set_params(folder=tmp_path).fit(X, Y)
@@ -449,7 +472,7 @@ WRONG = {
     "dropout": [1.0, -0.1, math.nan, "x"],
     "categorical": ["user", None, 5], "exclude": ["user", None, 5], "missing": ["NA", None, 5], "min_count": [0, 1.5, "x", None],
     "validation": [0.0, 1.0, -1, math.nan, "x", None], "test": [0.0, 0.95, 1.0, math.nan, "x", None],
-    "rivals": ["no", None, 2], "calibrate": ["no", None],
+    "rivals": ["no", None, 2], "calibrate": ["no", None], "repeats": [0, -1, 1.5, "3", True],
     "sparse": ["yes", None], "progress": ["no", None], "random_state": [-1, 1.5, 2**63, True, None],
     "sep": ["", ";;", "é", '"', "\n", 5], "names": ["abc", (), ("a", "a"), ("a", 5), 5], "decimal": ["", ";", 5],
     "positive": ["", ">=", 5, True],

@@ -15,6 +15,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 import yaml
 
+from autodim.study.parameters import parameters_of
+
 BIN = Path(sys.executable).parent
 DEFAULT_EXP = re.compile(r"^#\|\s*default_exp\s+(\S+)", re.MULTILINE)
 EXPORT = re.compile(r"^#\|\s*exports?\s*$", re.MULTILINE)
@@ -349,6 +351,32 @@ def test_experiment_runs_through_papermill(path, root, tmp_path, quick_out):
     assert result.returncode == 0, result.stderr[-3000:]
     assert list((quick_out / "results").glob("*.csv")) and list((quick_out / "figures").glob(f"{path.stem}*.png"))
     assert {entry: entry.stat().st_mtime_ns for entry in before} == before
+
+
+@pytest.mark.house
+@pytest.mark.parametrize("path", EXPERIMENTS)
+def test_experiment_checks_its_parameters(path):
+    """First of all after them: else a mistyped one is a run under the defaults."""
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    place = next(i for i, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", []))
+    assert cells[place + 1]["source"][0] == "check_parameters(In)\n" and parameters_of(path)
+
+
+@pytest.mark.house
+def test_configurations_name_parameters_of_their_experiments(root):
+    """An experiment's own has no other names; what all share has none that nobody has."""
+    known = {param.values[0].stem[4:]: set(parameters_of(param.values[0])) for param in EXPERIMENTS}
+    for path in (root / "configs").glob("*.yaml"):
+        named = set(yaml.safe_load(path.read_text()))
+        fitting = set().union(*known.values(), {"shared"}) if "shared" in named else known.get(path.stem, known["table3"])
+        assert named <= fitting, path.name
+
+
+def test_a_mistyped_parameter_fails_the_experiment(root, tmp_path):
+    command = [BIN / "papermill", root / "nbs" / "exp_table3.ipynb", tmp_path / "out.ipynb", "-p", "sedes", "3", "-p", "out", tmp_path]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 1 and "parameter 'sedes': expected one of name, dataset," in done.stderr
+    assert "did you mean 'seeds'?" in done.stderr and not list(tmp_path.glob("results/*"))
 
 
 @pytest.mark.house

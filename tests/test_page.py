@@ -145,6 +145,15 @@ def test_probabilities_before_and_after(record, document):
     assert page(json.loads(json.dumps(with_calibration(record)))) == page(with_calibration(record))
 
 
+def test_a_program_learns_of_calibration_and_of_other_kinds_of_models(record):
+    whole = with_rivals(with_calibration(record), (0.8, 0.7, 0.75))
+    found = json.loads(json.dumps(facts(whole)))
+    assert found["rivals"] == whole["rivals"] and found["calibration"]["slope"] == 0.8
+    assert found["calibration"]["after"] == {k: whole["calibration"]["after"][k] for k in ("mean", "logloss")}
+    assert facts(record)["rivals"] is facts(record)["calibration"] is None
+    assert facts(record | {"calibration": calibration_record([], [], (0.8, 0.1))})["calibration"]["after"] is None
+
+
 def test_probabilities_that_were_left_alone_or_not_tested(record):
     alone = page(with_calibration(record, 1.0, 0.0))
     assert "not calibrated" in alone and "before calibration" not in alone
@@ -290,8 +299,8 @@ KNOWN = {"baseline": 0.6, "model_bytes": {"tables": 5_190, "network": 1_284_810,
     ({"test_auc": 0.54, "test_auc_error": 0.02}, {}, []),
     ({"test_auc": 0.3, "test_auc_error": 0.02}, {}, ["Do not use this model"]),
     ({"test_auc": 0.5, "test_auc_error": None}, {}, []),  # no interval, so nothing is said of it
-    ({"test_logloss": 0.6001}, {}, ["Do not use its probabilities: the test Logloss is 0.6001"]),
-    ({"test_logloss": float("nan")}, {}, ["Do not use its probabilities"]),
+    ({"test_logloss": 0.6001}, {}, ["Its probabilities are worse than none: the test Logloss is 0.6001"]),
+    ({"test_logloss": float("nan")}, {}, ["Its probabilities are worse than none"]),
     ({"test_logloss": 0.6}, {}, []),
     (DEAD, {"decided": False, "alpha_steps": 60}, ["Do not use this", "Worse than no", "The search decided nothing: 60 steps of"]),
 ])
@@ -307,7 +316,7 @@ def test_what_is_no_result_is_said_first(outcome, search, expected):
     assert first[1] == ("caution" if said else "answer")
     assert not said or html.unescape(first[2]).startswith(expected[0])
     undecided = search.get("decided") is False
-    assert all(word in " ".join(said) for word in (["smaller f", "batch_size", "search_epochs", "alpha_lr"] * undecided))
+    assert all(word in " ".join(said) for word in (["`f`", "`batch_size`", "`search_epochs`", "`alpha_lr`"] * undecided))
 
 
 def test_a_record_of_an_older_version_says_the_less(record):

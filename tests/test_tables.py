@@ -917,7 +917,7 @@ CODES = {  # distinct texts of an unnamed column, and whether they are codes
     "hexadecimal": (["0x1F", "31", "7"], True),
     "signs": (["+7", "7", "8"], True),
     "noughts before fractions": (["00.5", "1.5"], True),
-    "fractions beyond a double": (["0.12345678901234567891", "0.12345678901234567892"], True),
+    "fractions beyond a double": (["0.12345678901234567891", "0.12345678901234567892", "0.5"], True),
     "whole numbers beyond a double": (["9007199254740993", "9007199254740992", "0.5"], True),
     "whole": (["7", "-8", "0", "1234567890123456789"], False),
     "prices": (["12.50", "9.99", "7.00"], False),
@@ -950,7 +950,8 @@ def test_numbers_that_are_written_as_none_is_printed_are_codes(name, tmp_path):
 
 
 @pytest.mark.parametrize("texts", [["14.1", "14.10"], ["00501", "501"], ["1e5", "100000"], ["12.50", "12.5"], ["0x1F", "31"],
-                                   ["12:30", "12:30:00"], ["true", "True", "false"], [" 7", "7"], ["-0", "0"]])  # fmt: skip
+                                   ["12:30", "12:30:00"], ["true", "True", "false"], [" 7", "7"], ["-0", "0"],
+                                   ["2026-01-02", "2026-01-02 00:00:00"]])  # fmt: skip
 @pytest.mark.parametrize("way", ["path", "path and y", "folder"])
 def test_named_columns_are_text_character_for_character(texts, way, tmp_path):
     options, content = ColumnOptions(["it"], min_count=1), "it,click\n" + "".join(
@@ -1046,7 +1047,7 @@ def test_a_few_texts_among_numbers_are_named_with_the_flag_that_reads_them_as_mi
     frame.to_csv(tmp_path / "x.csv", index=False)
     odd, told = warnings_of(lambda: prepare(tmp_path / "x.csv", "click"))
     assert not odd.schema.buckets and len(told) == 1
-    for words in ("column 'price': numbers, but for 'NA' in 2 rows, '-' in 1 rows", "text of 1,", "--missing='NA,-'"):
+    for words in ("column 'price': numbers, but for 'NA' in 2 rows, '-' in 1 rows", "text of 1,", "missing=['NA', '-']"):
         assert words in told[0]
     options = ColumnOptions(missing=["NA", "-"])
     for table in (tmp_path / "x.csv", read_table(tmp_path / "x.csv", options=options), frame.assign(

@@ -10,20 +10,21 @@ from datetime import date
 from datetime import time as clock
 from decimal import Decimal
 from functools import partial
-from itertools import product
+from itertools import count, product
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from sklearn.metrics import log_loss, roc_auc_score
 
 import autodim.method.retrain
 import autodim.method.search
 from autodim.data.files import DataError
 from autodim.data.split import SplitOptions, parts_of_rows, split_of
-from autodim.study.inference import delong
+from autodim.method.metrics import delong
 from autodim.method.choice import Choice
 from autodim.method.metrics import Metrics
 from autodim.method.models import DLRS
@@ -40,8 +41,8 @@ from autodim.data.vocabulary import vocabulary_from_dict, vocabulary_to_dict
 from autodim.method.backbones import Network
 from oracles import bucket_edges
 from autodim.app.workflow import (
-    NO_VERDICT, auc_space_curve, choice_record, choose, decision, differences, interval_words, make_record, rivals,
-    search_dims, train_dims,
+    NO_VERDICT, SAME, auc_space_curve, choice_record, choose, combined_interval, decision, differences, interval_words,
+    make_record, rivals, search_dims, train_dims, uniform_within,
 )  # fmt: skip
 
 N = 300
@@ -548,11 +549,17 @@ def test_a_uniform_choice_has_itself_and_the_widest_for_rivals_whatever_rounding
             assert list(rivals({"a": d, "b": d}, data, d_max)) == [f"uniform {d}", "widest"]
 
 
-def choice(space: float, scores: np.ndarray, labels: np.ndarray, val: float | None = None) -> Choice:
-    """A choice of which only space, scores and validation AUC matter; the latter rises with Space if not given."""
-    test = Metrics(roc_auc_score(labels, scores), 0.5)
+UNLIKE = count(100)
+
+
+def choice(
+    space: float, scores: np.ndarray, labels: np.ndarray, val: float | None = None, dim: int | None = None,
+) -> Choice:  # fmt: skip
+    """A choice of which only dimension, space, scores and validation AUC matter; these three are made up if not given."""
+    test = Metrics(roc_auc_score(labels, scores), log_loss(labels, 1 / (1 + np.exp(-np.asarray(scores, float)))))
     val = Metrics(0.5 + space / 2 if val is None else val, 0.5)
-    return Choice({}, space, 10, val, test, 1, [], np.asarray(scores, np.float32), None, 0.0)
+    dims = {"a": next(UNLIKE) if dim is None else dim}
+    return Choice(dims, space, 10, val, test, 1, [], np.asarray(scores, np.float32), None, 0.0)
 
 
 def by_pairs(labels, scores, weights) -> tuple[float, float]:
@@ -598,7 +605,7 @@ def test_differences_by_loops_over_pairs(case, seed):
     labels = (rng.random(40) < 0.4).astype(float)
     scores = (labels + rng.normal(0, 1.5, (len(named), 40))).round(1).astype(np.float32)
     outcomes = {name: choice(space, s, labels) for (name, space), s in zip(named, scores)}
-    found = differences(outcomes, torch.tensor(labels))
+    found = differences([outcomes], torch.tensor(labels))
     expected = {"widest": [1] + [0] * (len(named) - 2) + [-1]} | ({rival: weights} if rival else {})
     assert [d.rival for d in found] == list(expected)
     for difference, contrast in zip(found, expected.values()):
@@ -606,6 +613,76 @@ def test_differences_by_loops_over_pairs(case, seed):
         assert difference.mean == pytest.approx(mean, abs=1e-9)
         assert difference.high - difference.mean == pytest.approx(1.959964 * error, abs=1e-7)
         assert difference.mean - difference.low == pytest.approx(1.959964 * error, abs=1e-7)
+        losses = [[-math.log(1 / (1 + math.exp(-v if y else v))) for v, y in zip(row.tolist(), labels)] for row in scores]
+        rows = [sum(w * row[i] for w, row in zip(contrast, losses)) for i in range(40)]
+        assert difference.logloss == pytest.approx(np.mean(rows), abs=1e-9)
+        half = 1.959964 * np.std(rows, ddof=1) / 40**0.5
+        assert difference.logloss_high - difference.logloss == pytest.approx(half, abs=1e-7)
+        assert difference.logloss - difference.logloss_low == pytest.approx(half, abs=1e-7)
+
+
+@pytest.mark.parametrize("repeats", [2, 3, 5])
+def test_intervals_over_rows_and_seeds_by_loops(repeats):
+    """A contrast of all R K AUCs for the rows, Student's interval for the seeds; the validation AUC's mean decides."""
+    rng, names = np.random.default_rng(repeats), ["AutoDim", "uniform 2", "uniform 3", "widest"]
+    labels = (rng.random(40) < 0.4).astype(float)
+    scores = (labels + rng.normal(0, 1.5, (repeats, 4, 40))).round(1).astype(np.float32)
+    vals = rng.uniform(0.6, 0.8, (repeats, 4))
+    vals[:, 2] += 0.5  # the mixture beats the smaller neighbour
+    trials = [{n: choice(s, *rest) for n, s, *rest in zip(names, (0.25, 0.2, 0.3, 1.0), row, [labels] * 4, val)}
+              for row, val in zip(scores, vals)]
+    found = differences(trials, torch.tensor(labels))
+    assert [d.rival for d in found] == ["widest", "uniform 2 and uniform 3 mixed"]
+    for difference, contrast in zip(found, ([1, 0, 0, -1], [1, -0.5, -0.5, 0])):
+        mean, over_rows = by_pairs(labels, scores.reshape(-1, 40), np.tile(contrast, repeats) / repeats)
+        by_seed = [by_pairs(labels, row, contrast)[0] for row in scores]
+        over_seeds = stats.t(repeats - 1).ppf(0.975) * np.std(by_seed, ddof=1) / repeats**0.5
+        assert difference.mean == pytest.approx(np.mean(by_seed)) == pytest.approx(mean)
+        assert difference.high - mean == pytest.approx(((1.959964 * over_rows) ** 2 + over_seeds**2) ** 0.5, rel=1e-6)
+        losses = np.log1p(np.exp(-scores.astype(float) * (2 * labels - 1)))  # [R, K, n]
+        rows = np.einsum("k,rkn->n", contrast, losses) / repeats
+        seeds = np.einsum("k,rkn->r", contrast, losses) / 40
+        half = 1.959964**2 * rows.var(ddof=1) / 40 + stats.t(repeats - 1).ppf(0.975) ** 2 * seeds.var(ddof=1) / repeats
+        assert difference.logloss_high - difference.logloss == pytest.approx(half**0.5, rel=1e-6)
+
+
+def test_one_seed_or_equal_seeds_leave_the_rows_interval():
+    assert combined_interval([0.3], 0.04) == pytest.approx((0.3, 0.3 - 1.959964 * 0.2, 0.3 + 1.959964 * 0.2))
+    assert combined_interval([0.3, 0.3], 0.04) == pytest.approx(combined_interval([0.3], 0.04))
+
+
+@pytest.mark.parametrize("within, val, expected", [
+    (None, 0.9, "widest, equal"), (2, 0.9, "widest, both"), (5, 0.9, "widest, equal, budget"), (5, 0.1, "widest, both"),
+    (10, 0.9, "widest, equal, budget"), (10, 0.75, "widest, equal")])
+def test_the_best_uniform_dimension_in_the_budget_is_a_rival_named_once(within, val, expected):
+    labels = np.array([0.0, 1.0] * 20)
+    scores = np.random.default_rng(0).normal(size=(4, 40)) + labels
+    dims = {"AutoDim": (0.2, 0.7, 99), "uniform 2": (0.2, 0.7, 2), "uniform 5": (0.5, val, 5), "widest": (1.0, 0.8, 10)}
+    trial = {name: choice(space, s, labels, auc, d) for (name, (space, auc, d)), s in zip(dims.items(), scores)}
+    found = differences([trial], torch.tensor(labels), within)
+    assert [d.kind for d in found] == expected.split(", ")
+    assert [d.rival for d in found] == ["widest", "uniform 2", "uniform 5"][:len(found)]
+
+
+def test_a_choice_that_is_its_own_rival_is_the_same():
+    labels = np.array([0.0, 1.0] * 20)
+    scores = np.random.default_rng(0).normal(size=(2, 40)) + labels
+    trial = {name: choice(d / 10, s, labels, dim=d) for name, d, s in zip(
+        ("AutoDim", "uniform 2", "widest"), (2, 2, 10), scores[[0, 0, 1]])}
+    same = differences([trial], torch.tensor(labels), within=2)[1:]
+    assert [(d.rival, d.words, d.mean, d.low, d.high, d.logloss) for d in same] == [("uniform 2", SAME, 0, 0, 0, 0)]
+
+
+@pytest.mark.parametrize("multiple", [1, 4])
+@pytest.mark.parametrize("network", [Network(), Network("FFM")])
+def test_the_largest_uniform_dimension_that_fits_by_trying_all(multiple, network, prepared):
+    rows = network.table_rows(prepared.data.cardinalities)
+    stored = {d: -(-d // multiple) * multiple * sum(rows) for d in range(1, 11)}
+    for share in (0.01, 0.1, 0.43, 0.5, 1.0):
+        fitting = [d for d in stored if stored[d] <= share * stored[10] + 1e-9]
+        for budget in ((share, None), (None, int(4 * share * stored[10]))):
+            assert uniform_within(prepared, 10, *budget, multiple, network) == max(fitting, default=None)
+    assert uniform_within(prepared, 10) is None
 
 
 @pytest.mark.parametrize("low, high, mixed", [(0.70, 0.71, True), (0.70, 0.70, False), (0.71, 0.70, False)])
@@ -614,7 +691,7 @@ def test_a_smaller_uniform_dimension_that_validates_no_worse_is_the_rival(low, h
     scores = np.random.default_rng(0).normal(size=(4, 40)) + labels
     outcomes = {"AutoDim": choice(0.29, scores[0], labels), "uniform 2": choice(0.2, scores[1], labels, low),
                 "uniform 3": choice(0.3, scores[2], labels, high), "widest": choice(1.0, scores[3], labels)}
-    rival = differences(outcomes, torch.tensor(labels))[1]
+    rival = differences([outcomes], torch.tensor(labels))[1]
     assert rival.rival == ("uniform 2 and uniform 3 mixed" if mixed else "uniform 2")
     if not mixed:
         assert rival.mean == pytest.approx(outcomes["AutoDim"].test.auc - outcomes["uniform 2"].test.auc, abs=1e-9)
@@ -654,7 +731,7 @@ def test_the_words_of_differences_are_those_of_their_table():
     def words(chosen, near, widest) -> list[str]:
         made = {"AutoDim": choice(0.2, chosen, labels), "uniform 2": choice(0.2, near, labels),
                 "widest": choice(1.0, widest, labels)}
-        return [d.words for d in differences(made, torch.tensor(labels))]
+        return [d.words for d in differences([made], torch.tensor(labels))]
 
     assert words(good, bad, bad) == ["better", "better: the search paid"]
     assert words(bad, good, good) == ["worse", "worse: the search did not pay"]
@@ -670,7 +747,7 @@ def test_a_model_of_chance_is_never_as_good_as_another():
     def words(chosen, other) -> list[str]:
         made = {"AutoDim": choice(0.2, chosen, labels), "uniform 2": choice(0.2, other, labels),
                 "widest": choice(1.0, other, labels)}
-        return [d.words for d in differences(made, torch.tensor(labels))]
+        return [d.words for d in differences([made], torch.tensor(labels))]
 
     assert words(same, same) == [NO_VERDICT] * 2
     assert words(np.random.default_rng(0).normal(size=400), same) == [NO_VERDICT] * 2
@@ -682,9 +759,9 @@ def test_one_positive_test_row_tells_nothing_and_stops_nothing():
     scores = np.random.default_rng(0).normal(size=(3, 10))
     outcomes = {name: choice(space, s, labels)
                 for name, space, s in zip(("AutoDim", "uniform 2", "widest"), (0.2, 0.2, 1.0), scores)}
-    for difference in differences(outcomes, torch.tensor(labels)):
-        assert difference[2:] == (-1.0, 1.0, "these test rows cannot tell") and math.isfinite(difference.mean)
-    record = choice_record("AutoDim", outcomes["AutoDim"], 40, torch.tensor(labels))
+    for difference in differences([outcomes], torch.tensor(labels)):
+        assert difference[2:5] == (-1.0, 1.0, "these test rows cannot tell") and math.isfinite(difference.mean)
+    record = choice_record("AutoDim", [outcomes["AutoDim"]], 40, torch.tensor(labels))
     assert record["test_auc_error"] is None and record["test_auc"] == outcomes["AutoDim"].test.auc
 
 
@@ -711,7 +788,7 @@ def outcomes(prepared, found):
 def test_a_record_is_plain_json_and_its_numbers_are_those_of_its_parts(alone, prepared, found, outcomes, tmp_path):
     taken = {"AutoDim": outcomes["AutoDim"]} if alone else outcomes
     curve = auc_space_curve(prepared, found, SEARCH.dims)
-    record = make_record(prepared, found, curve, taken, {"max_space": None, "seed": 0}, multiple=3)
+    record = make_record(prepared, found, curve, [taken], {"max_space": None, "seed": 0, "pad_to": 3})
     text = json.dumps(record, allow_nan=False)
     assert json.loads(text) == record
     data, labels = prepared.data, prepared.data.test.labels.numpy()
@@ -743,7 +820,7 @@ def test_a_record_is_plain_json_and_its_numbers_are_those_of_its_parts(alone, pr
         assert (made["name"], made["space"], made["val_auc"], made["best_epoch"]) == (
             name, o.space, o.val.auc, o.best_epoch)
     assert [d["rival"] for d in record["differences"]] == (
-        [] if alone else [d.rival for d in differences(taken, data.test.labels)]
+        [] if alone else [d.rival for d in differences([taken], data.test.labels)]
     )
     share = float(data.train.labels.mean())
     assert record["baseline"] == pytest.approx(log_loss(labels, np.full(len(labels), share)))
@@ -752,6 +829,9 @@ def test_a_record_is_plain_json_and_its_numbers_are_those_of_its_parts(alone, pr
     assert record["model_bytes"]["tables"] == tables and 0 <= record["model_bytes"]["network"] - weights < 200  # BatchNorm's
     assert record["model_bytes"]["total"] == tables + record["model_bytes"]["network"]
     assert record["search"]["decided"] is False and record["search"]["alpha_steps"] == len(found.history["step"])
+    assert record["repeats"] == 1
+    several = make_record(prepared, found, curve, [taken] * 3, {"pad_to": 3})
+    assert several["repeats"] == 3 and several["outcomes"][0]["test_aucs"] == [taken["AutoDim"].test.auc] * 3
     assert record["curve"][-1]["space"] == curve.space.iloc[-1] and len(record["curve"]) == len(curve)
     assert len(record["search"]["step"]) == len(record["search"]["entropy"])
     assert aucs_agree(labels, taken.values())
@@ -866,6 +946,50 @@ def test_one_table_in_two_precisions_is_one_table(tmp_path):
     for m in made.values():
         for rows in (frame, single, served, read_table(tmp_path / "t.parquet", m.data.fields, as_text=True)):
             assert encode_rows(rows, m.data.vocabularies).equal(expected)
+
+
+def whole_numbers(rows: int = 6000) -> pd.DataFrame:
+    """Moments whose order predicts, amounts that are mostly zero, and ids that must not be cut: those of users who differ,
+    of users whose numbers also grow with the chance, and names of sessions that tell nothing."""
+    rng = np.random.default_rng(0)
+    moment, users = rng.integers(0, 8000, rows), rng.permutation(200)
+    effect, user, late = rng.normal(size=200), rng.integers(0, 200, rows), rng.integers(0, 100, rows)
+    drift = 0.02 * np.arange(100) + 1.5 * rng.normal(size=100)
+    amount = np.where(rng.random(rows) < 0.7, 0, np.exp(rng.normal(4, 2, rows)).astype(int))
+    logit = moment / 3000 + np.log1p(amount) / 4 + effect[user] + drift[late] - 3.5
+    return pd.DataFrame({"moment": 1_700_000_000 + 60 * moment, "user": 2**60 + users[user], "late": 5000 + late,
+                         "amount": amount, "session": rng.integers(0, 5000, rows), "few": rng.integers(0, 20, rows),
+                         "click": (rng.random(rows) < 1 / (1 + np.exp(-logit))).astype(int)})
+
+
+def test_whole_numbers_whose_order_predicts_are_numbers_and_ids_are_not(tmp_path):
+    frame = whole_numbers()
+    frame.loc[5:90, "amount"] = 2  # several of each
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    frame.to_parquet(tmp_path / "t.parquet")
+    frame[:2500].to_csv(tmp_path / "a.csv", index=False)
+    frame[2500:].to_csv(tmp_path / "b.csv", index=False)
+    with pytest.warns(UserWarning, match="whole numbers: 'moment', a number, its order .* 'amount', a number"):
+        expected = prepare(frame, "click")
+    assert expected.schema.buckets == {"moment": 20, "amount": 20}
+    assert [*expected.schema.decided] == ["moment", "user", "late", "amount", "session"]
+    assert expected.data.cardinalities[1] == 201 and expected.data.cardinalities[0] == 21
+    for way in (tmp_path / "t.csv", tmp_path / "t.parquet", [tmp_path / "a.csv", tmp_path / "b.csv"],
+                frame.astype({"moment": "Int64", "late": object, "amount": float}), frame.sample(frac=1).sort_index()):
+        same(quietly(lambda way=way: prepare(way, "click", folder=tmp_path / "made")), expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        told = prepare(frame, "click", categorical=["moment", "amount"], numerical={"user": 7, "late": "criteo"})
+    assert told.schema.buckets == {"user": 7, "late": "criteo"} and [*told.schema.decided] == ["session"]
+
+
+def test_only_training_rows_say_what_whole_numbers_are():
+    frame = whole_numbers().assign(at=np.arange(6000))
+    made, other = quietly(lambda: prepare(frame, "click", time="at")), frame.copy()
+    other.loc[4800:, "moment"] = np.random.default_rng(0).integers(0, 10**9, 1200)
+    other.loc[4800:, "click"] = (other.loc[4800:, "session"] > 3000).astype(int)
+    again = quietly(lambda: prepare(other, "click", time="at"))
+    assert again.schema == made.schema and again.data.train.ids.equal(made.data.train.ids)
 
 
 @pytest.mark.parametrize("kind", ["zone", "day", "clock", "span"])

@@ -44,13 +44,14 @@ def make_parser() -> ArgumentParser:
     add("--stream", action="store_true", help=SUPPRESS)  # of an earlier release
     for name, command in made.items():
         if name != "prepare":
-            command.add_argument("run", nargs="?", type=read_path, default="run", help="the run's folder (default: run)")
+            command.add_argument("run", nargs="?", type=read_path, default="run",
+                                 help="the run's folder (default: run)")
         add_flags(command, name)
         command.add_argument("--json", action="store_true", help="print the result as one JSON object")
         command.add_argument("--quiet", action="store_true", help="no progress bars")
     for name in ("search", "train"):
-        made[name].add_argument("--keep-state", action="store_true", help="keep in the run's folder what an interrupted "
-                                "step would go on from, though this one has ended")
+        made[name].add_argument("--keep-state", action="store_true", help="keep in the run's folder what an "
+                                "interrupted step would go on from, though this one has ended")
     made["train"].add_argument("--dims-file", type=read_path, metavar="FILE",
                                help="train these dimensions, such as an edited dims.json, and not the search's")
     made["report"].add_argument("--to", type=read_path, metavar="FILE",

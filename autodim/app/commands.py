@@ -90,7 +90,7 @@ def search_command(options: argparse.Namespace) -> Answer:
     middle = table[len(table) // 2]
     share_of, kilobytes = math.ceil(100 * middle["space"]) / 100, math.ceil(middle["bytes"] / 1000)
     decided = decision(found)
-    first = [] if decided["decided"] else [undecided_words(decided["alpha_steps"], decided["entropy"]), ""]
+    first = [] if decided["decided"] else [shell_words(undecided_words(decided["alpha_steps"], decided["entropy"])), ""]
     text = [*first, "field                     dim", *lines,
             f"Space {share:.1%} of dimension {settings.dims[-1]} for every field; in {folder / 'dims.json'}", "",
             "  Space       tables   search-time AUC (validation; a hint)", *choices,
@@ -178,7 +178,8 @@ def trained_before(
     with contextlib.suppress(DataError):
         trained = model_of(folder, prepared)
         same = trained.dims == dims and not other_settings(trained, settings_to_dict(settings))
-        return trained if same and trained.record["environment"]["versions"].endswith(f"autodim {__version__}") else None
+        here = trained.record["environment"]["versions"].endswith(f"autodim {__version__}")
+        return trained if same and here else None
 
 
 def train_command(options: argparse.Namespace) -> Answer:

@@ -257,8 +257,11 @@ class Settings(MethodSettings):
     test: Annotated[float, Setting("share of the rows for the report", SHARE._replace(
         words="a share above 0, and below 1 together with validation"), "prepare")] = 0.1
     min_count: Annotated[int, Setting("values seen less often share one embedding", COUNT, "prepare")] = 2
-    rivals: Annotated[bool, Setting("train the uniform dimension at equal Space and the widest embedding too, for the "
-                                    "report", TRUTH, "train")] = True
+    rivals: Annotated[bool, Setting("train the uniform dimension at equal Space, the widest embedding, logistic "
+                                    "regression and boosted trees too, for the report", TRUTH, "train")] = True
+    repeats: Annotated[int | None, Setting(
+        "seeds with which the choice and its rivals are trained, for the report's intervals; without, 3 where there "
+        "are rivals and training rows times epochs are at most 3,000,000, else 1", COUNT_OR_NONE, "train")] = None
     calibrate: Annotated[bool, Setting("Platt scaling of the probabilities, fitted on the validation rows; no rank, "
                                        "hence no AUC, changes", TRUTH, "train")] = True
     random_state: Annotated[int, Setting(
@@ -375,7 +378,8 @@ def shell_words(message: str) -> str:
         flag, value = SETTINGS[name].flag_of(name), found["value"]
         if value in (None, "True"):
             return flag
-        return f"--no-{flag[2:]}" if value == "False" else f"{flag} {value.strip(other).replace(', ', ',')}"
+        plain = re.sub("'?, '?", ",", value.strip(other))
+        return f"--no-{flag[2:]}" if value == "False" else f"{flag}={plain}" if plain[:1] == "-" else f"{flag} {plain}"
 
     name, text = "|".join(name for name, setting in SETTINGS.items() if setting.command), r"'(?:[^'\\]|\\.)*'"
     other = "[]()',"  # Python's, around a value

@@ -7,7 +7,7 @@ __all__ = ['BUCKETS', 'PANDAS_KINDS', 'NULLABLE', 'MISSING', 'TRUTHS', 'POLARS_K
            'NOTHING', 'COMPARED', 'Rule', 'Facts', 'judge', 'kind_of', 'check_values', 'facts_of_column', 'from_arrow',
            'plain_objects', 'plain_column', 'as_dates', 'as_kind', 'typed', 'kind_of_texts', 'code_among', 'is_exact',
            'note_of_odd', 'facts_of_texts', 'ReadOptions', 'ColumnOptions', 'Schema', 'schema_from_dict', 'check_names',
-           'check_options', 'recognise', 'recognise_frame', 'shown', 'positive_labels', 'encode_labels',
+           'check_options', 'recognise', 'recognise_frame', 'decide', 'shown', 'positive_labels', 'encode_labels',
            'classes_from_list', 'time_ranks']
 
 # %% ../../nbs/data/05_columns.ipynb #d8a1ca3a
@@ -18,7 +18,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 from uuid import UUID
 
@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from .files import DataError
-from .vocabulary import Buckets, as_numbers, factorize, is_rule
+from .vocabulary import Buckets, as_numbers, compare_codings, factorize, is_rule
 
 # %% ../../nbs/data/05_columns.ipynb #399ab82c
 class Rule(NamedTuple):
@@ -263,11 +263,11 @@ def code_among(values: pl.Series, kind: str) -> str:
 
 def is_exact(values: pl.Series, kind: str) -> bool:
     """Whether each of distinct texts [D] is the one in which its value is printed, and no two have one value."""
-    if kind not in ("whole", "number", "truth"):
+    if kind in ("text", "time"):
         return True
     made = as_kind(values, kind)
-    printed = kind == "truth" or (values.str.contains(WHOLE) | (values == made.cast(pl.String)).fill_null(False)).all()
-    return bool(printed) and made.n_unique() == len(values)
+    printed = values.str.contains(WHOLE) | (values == made.cast(pl.String)).fill_null(False)
+    return bool(kind in ("truth", "date") or printed.all()) and made.n_unique() == len(values)
 
 # %% ../../nbs/data/05_columns.ipynb #c0de24a5
 NOTHING = {"na", "n/a", "#n/a", "none", "nil", "-", "--", "?", ".", "\\n", "missing", "unknown"}
@@ -285,7 +285,7 @@ def note_of_odd(values: pl.Series, counts: np.ndarray) -> str:
         return ""  # sizes, such as 38, 40, XL
     shown = ", ".join(f"{text!r} in {n:,} rows" for text, n in zip(few, rows.tolist()))
     return (f"numbers, but for {shown}; because of these it is taken as text of {len(values):,} values. If they mean "
-            f"that nothing is known, say missing={few!r} (--missing={','.join(few)!r})")
+            f"that nothing is known, say missing={few!r}")
 
 
 def facts_of_texts(values: pl.Series, kind: str, counts: np.ndarray, written: bool = True) -> Facts:
@@ -353,12 +353,13 @@ class Schema:
     left_out: Mapping[str, str]  # column to reason
     columns: tuple[str, ...] = ()  # all of the table but the label, in its order; () of models saved before
     missing: tuple[str, ...] = ()  # see `ColumnOptions`
+    decided: Mapping[str, str] = field(default_factory=dict)  # whole numbers: what the training rows say of them
 
 
 def schema_from_dict(d: Mapping[str, object]) -> Schema:
     """What `asdict` and JSON made of a schema, as one again."""
     return Schema(d["label"], tuple(d["fields"]), d["buckets"], d["left_out"], tuple(d.get("columns", ())),
-                  tuple(d.get("missing", ())))
+                  tuple(d.get("missing", ())), d.get("decided", {}))
 
 # %% ../../nbs/data/05_columns.ipynb #343b634a
 def check_names(names: Sequence[str], options: Mapping[str, Iterable[str]]) -> None:
@@ -442,6 +443,37 @@ def recognise_frame(frame: pd.DataFrame, label: str, options: ColumnOptions) -> 
         return found
 
     return recognise(names, label, options, facts)
+
+# %% ../../nbs/data/05_columns.ipynb #ef6d4fcc
+def decide(
+    schema: Schema, rules: Mapping[str, Rule], options: ColumnOptions,
+    count: Callable[[str, str], tuple[np.ndarray, np.ndarray]],
+) -> tuple[Schema, dict[str, Rule]]:  # fmt: skip
+    """A schema and its rules when the training rows have said which whole numbers are numbers.
+
+    Args:
+        count: from a column's name and kind to its distinct values, increasing [D], and how many training rows they
+            have by label and fold, int [2, FOLDS, D]; see `count_by_fold`.
+    """
+    rules, decided, numbers = dict(rules), {}, {}
+    for name, rule in rules.items():
+        if rule.buckets is not None or rule.kind not in ("whole", "number") or name in options.categorical:
+            continue
+        values, found = count(name, rule.kind)
+        seen = found.any((0, 1))
+        if seen.sum() > BUCKETS:
+            codings = compare_codings(values[seen], found[:, :, seen], BUCKETS)
+            losses = f"Logloss {codings.by_bucket:.4f} in {BUCKETS} buckets, {codings.by_value:.4f} by value"
+            decided[name] = f"values, as their order tells no more ({losses})"
+            if codings.ordered:
+                decided[name], numbers[name] = f"a number, its order predicts ({losses})", Rule("number", BUCKETS)
+    if numbers:
+        words = ", ".join(f"{name!r}, {decided[name]}" for name in numbers)
+        warnings.warn(f"whole numbers: {words}. Name a column in `categorical` to keep its "
+                      "values", stacklevel=2)
+    rules |= numbers
+    buckets = {name: rule.buckets for name, rule in rules.items() if rule.buckets is not None}
+    return replace(schema, buckets=buckets, decided=decided), rules
 
 # %% ../../nbs/data/05_columns.ipynb #932ed101
 COMPARED = {">=": (operator.ge, "<"), "<=": (operator.le, ">"), ">": (operator.gt, "<="), "<": (operator.lt, ">="),

@@ -25,7 +25,8 @@ from tqdm import tqdm
 from ..data.batches import Data, DiskPart, Part
 from ..data.vocabulary import Vocabulary
 from ..method.metrics import auc, logloss
-from .inference import Z, delong
+from ..method.metrics import delong
+from .inference import Z
 
 # %% ../../nbs/study/07_alternatives.ipynb #ed8f4f98
 ROWS = 200_000  # training rows, and validation rows, that are used at most; scikit-learn's bins look at as many
