@@ -50,7 +50,7 @@ def scored(score: Score, part: Part | DiskPart) -> np.ndarray:
     return np.concatenate([score(ids) for ids in pieces])
 
 # %% ../../nbs/study/07_alternatives.ipynb #b081d017
-STRENGTHS = (0.01, 0.1, 1.0)  # C, of which the validation rows choose
+STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # C, of which the validation rows choose
 
 
 def one_hot(ids: np.ndarray, cardinalities: Sequence[int]) -> csr_matrix:
