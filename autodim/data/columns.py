@@ -481,8 +481,9 @@ def decide(
             codings = compare_codings(values[seen], found[:, :, seen], BUCKETS)
             losses = (f"Logloss {codings.by_bucket:.4f} in {BUCKETS} buckets, {codings.by_value:.4f} by value, "
                       f"{codings.by_mean:.4f} without")
-            better = "they predict better" if codings.by_value < codings.by_bucket else "their order does not clearly predict"
-            decided[name] = f"values, as {better} ({losses})"
+            names = codings.by_value < codings.by_bucket
+            why = "they predict better" if names else "their order does not clearly predict"
+            decided[name] = f"values, as {why} ({losses})"
             if codings.ordered:
                 decided[name], numbers[name] = f"a number, its order predicts ({losses})", Rule("number", BUCKETS)
     if numbers:
