@@ -427,9 +427,9 @@ img { display: block; width: 100%; background: #fff }
 </head>
 <body>
 <h1>{{ title }}</h1>
-{% if cautions %}<div class="caution">{% for sentence in cautions %}<p>{{ sentence }}</p>
+{% if cautions %}<div class="caution">{% for sentence in cautions %}<p>{{ sentence | replace("`", "") }}</p>
 {% endfor %}</div>
-{% endif %}<div class="answer">{% for sentence in answer %}<p>{{ sentence }}</p>
+{% endif %}<div class="answer">{% for sentence in answer %}<p>{{ sentence | replace("`", "") }}</p>
 {% endfor %}</div>
 """
 
