@@ -340,6 +340,12 @@ def test_a_dead_model_says_so_first(copy):
     assert "no loss worth naming" not in out and "as good" not in out
 
 
+def test_the_report_names_its_table_and_says_what_to_do(trained, tmp_path):
+    code, out, _ = call("report", trained, "--to", tmp_path / "page.html")
+    assert code == 0 and "clicks.csv: AutoDim keeps" in out and sum(line.startswith("What to do: ") for line in out.splitlines()) == 1
+    assert "<h1>Embedding dimensions of clicks.csv</h1>" in (tmp_path / "page.html").read_text()
+
+
 def test_budgets_replace_each_other(copy):
     code, out, _ = call("train", copy, "--max-space", "0.4", *TRAIN, "--json", "--no-rivals")
     assert code == 0 and json.loads(out)["space"] <= 0.4 and len(json.loads(out)["outcomes"]) == 1
