@@ -258,7 +258,7 @@ def test_notes_go_to_stderr_and_what_whole_numbers_are_is_said(tmp_path):
     assert taken.startswith("autodim: note: whole numbers: 'views', a number, its order predicts (Logloss 0.")
     start = out.splitlines().index("Whole numbers, as the training rows say (--categorical and --numerical override):")
     views, user = out.splitlines()[start + 1 : start + 3]
-    assert views.startswith("views: a number, its order predicts (Logloss 0.") and user.startswith("user: values, as their")
+    assert views.startswith("views: a number, its order predicts (Logloss 0.") and user.startswith("user: values, as they predict better")
     kept = call(*run, "--categorical", "views,user")  # the user's word
     assert kept[0] == 0 and "Whole numbers" not in kept[1] and "numerical" not in kept[1]
     cut = call(*run, "--numerical", "user:9", "--categorical", "views", "--json")
