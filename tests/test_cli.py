@@ -137,7 +137,9 @@ def test_help_imports_nothing_that_takes_its_time(command):
     assert done.stderr == "set()\n" and "usage: autodim" in done.stdout
 
 
-@pytest.mark.parametrize("module, unused", [("run", "torch sklearn matplotlib"), ("commands", "sklearn matplotlib")])
+@pytest.mark.parametrize("module, unused", [
+    ("run", "torch sklearn matplotlib scipy.stats"), ("commands", "sklearn matplotlib scipy.stats"),
+    ("steps", "sklearn matplotlib seaborn scipy.stats"), ("page", "sklearn matplotlib seaborn scipy.stats")])
 def test_a_command_imports_what_it_uses(module, unused):
     code = f"import sys, autodim.app.{module}; print({{*{unused.split()!r}}} & {{*sys.modules}})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
