@@ -310,7 +310,7 @@ def test_exports_are_those_of_the_model(trained, tmp_path):
     for name in FORMATS:
         folder = tmp_path / f"{name} alone"
         assert call("export", trained, "--to", folder, "--format", name)[0] == 0
-        assert len(list(folder.rglob("*.*"))) in (2, 3)  # vocabularies, and one file or two
+        assert len(list(folder.rglob("*.*"))) in (5, 6)  # vocabularies, and one file or two
 
 
 def test_the_report_is_a_page(trained, tmp_path):
@@ -736,3 +736,17 @@ def test_two_processes_search_and_train_as_one(tmp_path):
     assert aucs[0] == pytest.approx(aucs[1], abs=0.02)  # of 100 rows; 25_processes compares weights
     done = subprocess.run([*torchrun, "report", tmp_path / "two"], capture_output=True, text=True, timeout=900)
     assert done.returncode != 0 and "start this command without torchrun" in done.stderr
+
+
+def test_codes_and_texts_that_mean_nothing_are_told_with_the_flag_and_read_as_it_says(tmp_path):
+    rng, table = np.random.default_rng(0), tmp_path / "x.csv"
+    prices = np.where(rng.random(400) < 0.03, rng.choice(["NA", "-"], 400), rng.gamma(2, 9, 400).round(2).astype(str))
+    pd.DataFrame({"zip": rng.choice(["00501", "501"], 400), "price": prices, "click": rng.integers(0, 2, 400)}).to_csv(
+        table, index=False)
+    code, told, notes = call("prepare", table, "--label", "click", "--run", tmp_path / "run", "--json")
+    assert code == 0 and json.loads(told)["numerical"] == [] and json.loads(told)["fields"]["zip"] == 3
+    assert "no number is printed as '00501'" in notes and "name it in --numerical" in notes
+    flag = re.search(r"say (--missing\S*(?: \S+)?)", notes)[1]
+    code, told, notes = call("prepare", table, "--label", "click", "--run", tmp_path / "run", "--json", *flag.split(" "),
+                             "--categorical", "zip")
+    assert code == 0 and json.loads(told)["numerical"] == ["price"] and notes == ""

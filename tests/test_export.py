@@ -6,6 +6,8 @@ import importlib.util
 import json
 import sys
 import logging
+import math
+import re
 import subprocess
 import warnings
 
@@ -22,10 +24,11 @@ from test_data import COLUMNS, encode_elsewhere
 from autodim.data.files import DataError
 from autodim.data.vocabulary import Vocabulary, fit_vocabulary, vocabulary_from_dict
 from autodim.app.export import (
-    embedding_tables, module_names, table_weights, torchrec_tables, write_exports, write_onnx,
+    embedding_tables, example_values, module_names, table_weights, torchrec_tables, write_exports, write_onnx,
 )  # fmt: skip
 from autodim.app.storage import Trained
 from autodim.data.columns import Schema
+from autodim.data.table import encode_rows
 from autodim.method.lookup import FieldEmbedding
 from autodim.method.backbones import Network
 from autodim.method.models import DLRS
@@ -268,7 +271,7 @@ def test_what_cannot_be_written_is_said_and_nothing_is_left(name, tmp_path):
 def test_folders_are_made_and_old_files_replaced(tmp_path):
     files = export(tmp_path / "new" / "folder")
     first = {path: path.read_bytes() for path in (tmp_path / "new").rglob("*") if path.is_file()}
-    assert set(files) == set(first) and len(files) == len(set(files)) == 7
+    assert set(files) == set(first) and len(files) == len(set(files)) == 10
     for path in first:
         path.write_bytes(b"old")
     assert export(tmp_path / "new" / "folder") == files
@@ -436,3 +439,83 @@ def test_a_value_that_json_cannot_hold_leaves_no_file(tmp_path):
     with pytest.raises(DataError, match="field 'odd': JSON cannot hold its value inf"):
         exported(tmp_path, [*VOCABULARIES, odd])
     assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- README.md, label.json, example.json
+
+def ids_elsewhere(vocabularies: list[dict], row: dict) -> list[int]:
+    """The ids of a raw row by the four rules of the exported README alone."""
+    ids = []
+    for field in vocabularies:
+        value = row[field["name"]]
+        if value is None:
+            ids.append(field["missing_id"])
+            continue
+        if field["rule"] == "quantiles":
+            value = sum(edge <= value for edge in field["edges"])
+        elif field["rule"] == "criteo":
+            value = int(value) if value <= 2 else math.floor(math.log(value) ** 2)
+        same = [k for k, known in enumerate(field["values"], 1) if known == value and type(known) is type(value)]
+        ids.append(same[0] if same else 0)
+    return ids
+
+
+def raw_columns(n: int = 400, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    holes = rng.random(n) < 0.1
+    return pd.DataFrame({
+        "text": pd.Series(rng.choice(["a", "5", "never seen", "ü", "14.10"], n), dtype=object).where(~holes, None),
+        "whole": pd.array(np.where(holes, None, rng.integers(-3, 9, n)), dtype="Int64"),
+        "far": rng.integers(2**53 - 3, 2**53 + 3, n), "number": rng.normal(size=n).round(1), "price": rng.gamma(2, 5, n),
+        "count": rng.integers(0, 500, n).astype(float), "truth": rng.random(n) < 0.4,
+        "day": pd.to_datetime("2026-01-01") + pd.to_timedelta(rng.integers(0, 9, n), "D")})  # fmt: skip
+
+
+def test_example_rows_are_encoded_elsewhere_by_the_readme_s_rules(tmp_path):
+    """From raw rows and vocabularies.json by a few lines of plain Python, and by ONNX Runtime to the probabilities."""
+    frame, buckets = raw_columns(), {"price": 7, "count": "criteo"}
+    vocabularies = [fit_vocabulary(frame[name], 2, buckets.get(name)) for name in frame]
+    sizes, dims = [v.cardinality for v in vocabularies], (2, 4, 8, 2, 4, 4, 2, 6)
+    model, calibration = make_model(sizes, dims), (0.8, -1.25)
+    trained = Trained(Schema("bought", tuple(frame), buckets, {}, missing=("n.a.",)), tuple(vocabularies),
+                      np.array(["no", "yes"], dtype=object), dict(zip(frame, dims)), model.train(), Network(), {}, calibration)
+    write_exports(trained, tmp_path, ["onnx"])
+    assert model.training  # as it was
+    read = {name: json.loads((tmp_path / f"{name}.json").read_text("utf-8")) for name in ("vocabularies", "example", "label")}
+    rows = read["example"]["rows"]
+    ids = [ids_elsewhere(read["vocabularies"], row["row"]) for row in rows]
+    assert ids == [row["ids"] for row in rows] and len(rows) == 5
+    scores = scored(tmp_path / "model.onnx", torch.tensor(ids))
+    assert np.allclose(scores, [row["probability"] for row in rows], atol=1e-6) and np.ptp(scores) > 1e-3
+    slope, intercept = read["label"]["calibration"]
+    by_hand = [1 / (1 + math.exp(-(slope * row["logit"] + intercept))) for row in rows]
+    assert np.allclose(by_hand, scores, atol=1e-6) and (slope, intercept) == calibration
+    for m, (name, vocabulary) in enumerate(zip(frame, vocabularies)):
+        seen = [row["ids"][m] for row in rows]
+        assert seen[-1] == vocabulary.missing_id and rows[-1]["row"][name] is None  # a missing value
+        assert len(set(seen)) > (1 if name == "truth" else 2), name
+        assert name in ("price", "count", "truth") or seen[3] == 0, name  # an unseen one
+    assert (read["label"]["positive"], read["label"]["classes"]) == ("yes", ["no", "yes"])
+    assert read["example"]["positive"] == "yes" and "n.a." in read["label"]["missing"]
+
+
+def test_the_readme_names_the_files_that_are_there_and_the_positive_class(tmp_path):
+    for formats in (ALL, ("deepctr",), ("onnx", "fuxictr")):
+        folder = tmp_path / "-".join(formats)
+        files = {path.relative_to(folder).as_posix() for path in export(folder, *formats, label="clicked")}
+        text = (folder / "README.md").read_text("utf-8")
+        assert set(re.findall(r"^\| `(.*?)` \|", text, re.MULTILINE)) == files - {"README.md"}
+        assert "the probability that `clicked` is **1** (and not 0)" in text and "id 0" in text
+
+
+@pytest.mark.parametrize("values", [[], [True], [False, True], ["never seen", "never seen?"], [2**63 - 1, -(2**63)], [0.5, -1e300],
+                                    ["a", 1, 2.5]])
+def test_examples_of_any_vocabulary(values):
+    """Written as JSON, read, and encoded by the model's own encoder: known values, an unseen one, a missing one."""
+    vocabulary = Vocabulary("it", np.array(values, dtype=object if len({*map(type, values)}) > 1 or values[:1] == ["never seen"]
+                                           else None), len(values) + 1)
+    found = json.loads(json.dumps(example_values(vocabulary)))
+    ids = encode_rows(pd.DataFrame({"it": pd.Series(found, dtype=object)}), [vocabulary])[:, 0].tolist()
+    assert len(found) == 5 and ids[-1] == vocabulary.missing_id
+    assert not values or ids[0] == 1 and ids[2] == len(values)
+    assert ids[3] == (vocabulary.missing_id if isinstance(found[0], bool) else 0)

@@ -7,9 +7,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from autodim.study.inference import (
-    MARGIN, agreement, at_space, compare, delong, half_width, variance_components, verdict,
-)  # fmt: skip
+from autodim.method.metrics import delong
+from autodim.study.inference import MARGIN, agreement, at_space, compare, half_width, variance_components, verdict
 
 seeds = pytest.mark.parametrize("seed", range(12))
 P_VALUES = ("p", "p_wilcoxon", "p_equivalence")

@@ -24,7 +24,7 @@ import autodim.method.retrain
 import autodim.method.search
 from autodim.data.files import DataError
 from autodim.data.split import SplitOptions, parts_of_rows, split_of
-from autodim.study.inference import delong
+from autodim.method.metrics import delong
 from autodim.method.choice import Choice
 from autodim.method.metrics import Metrics
 from autodim.method.models import DLRS

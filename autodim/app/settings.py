@@ -379,7 +379,8 @@ def shell_words(message: str) -> str:
         if value in (None, "True"):
             return flag
         plain = re.sub("'?, '?", ",", value.strip(other))
-        return f"--no-{flag[2:]}" if value == "False" else f"{flag}={plain}" if plain[:1] == "-" else f"{flag} {plain}"
+        joint = "=" if re.match(r"-(?!\d)", plain) else " "  # lest it be taken for a flag
+        return f"--no-{flag[2:]}" if value == "False" else f"{flag}{joint}{plain}"
 
     name, text = "|".join(name for name, setting in SETTINGS.items() if setting.command), r"'(?:[^'\\]|\\.)*'"
     other = "[]()',"  # Python's, around a value

@@ -173,7 +173,7 @@ def beside(settings: Settings, data: Data, own: Choice, record: Mapping[str, obj
     Args:
         record: of the choice, with what calibration did.
     """
-    from autodim.study.alternatives import ROWS, Alternative, alternatives, compared  # and with them scikit-learn
+    from autodim.study.alternatives import ROWS, Alternative, alternatives, compared
 
     others = alternatives(data, settings.random_state, progress=settings.progress)
     if not others:

@@ -23,7 +23,8 @@ from ..method.backbones import Network
 from ..method.baselines import uniform_dims
 from ..memory.budget import budget_parameters, dims_within, space_curve, table_bytes
 from ..data.batches import Data
-from ..study.inference import MARGIN, Z, delong, half_width
+from ..method.metrics import delong
+from ..study.inference import MARGIN, Z, half_width
 from ..method.lookup import uniform_candidates
 from ..method.selection import entropy
 from ..method.choice import Choice, file_checkpoint, train_choice

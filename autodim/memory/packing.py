@@ -207,7 +207,7 @@ def lookup_tensors(headers: Sequence[TableHeader], layout: Layout, steps: torch.
         "fields": torch.tensor([h.field for h in headers]), "order": output_order(headers),
     }
 
-# %% ../../nbs/memory/03_packing.ipynb #de94dd25
+# %% ../../nbs/memory/03_packing.ipynb #0c8c42cf
 class PackedTables(nn.Module):
     """Bit-packed tables: ids [B, M] to their vectors [B, Σ d], as `FieldEmbedding` and as one `nn.Embedding` a field.
 
@@ -220,7 +220,8 @@ class PackedTables(nn.Module):
 
     def __init__(self, headers: Sequence[TableHeader], tensors: Mapping[str, torch.Tensor], by_row: bool = True):
         super().__init__()
-        self.headers, self.by_row, self.dims = tuple(headers), by_row, tuple(h.width for h in headers)
+        self.headers, self.by_row = tuple(headers), by_row
+        self.dims = tuple({h.field: h.width for h in headers}.values())
         for name in STORED:
             self.register_buffer(name, tensors.get(name))
         made = lookup_tensors(headers, checked_layout(headers, tensors, by_row), self.steps)

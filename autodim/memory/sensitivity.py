@@ -150,7 +150,7 @@ class Sensitivity:
         kept = [b for b in range(len(self.rows)) if b != left_out]
         return self.gradients[kept].sum((0, 1)) / max(1, int(self.rows[kept].sum()))
 
-# %% ../../nbs/memory/01_sensitivity.ipynb #f62ea81c
+# %% ../../nbs/memory/01_sensitivity.ipynb #eba3236e
 BLOCKS = 8  # of the sample, for its error
 
 
@@ -172,7 +172,12 @@ def sensitivities(
         forward: maps a batch to logits [B]; a model in evaluation mode, in which rows do not meet.
         counts, groups: of each field: training rows of each value [v], and `frequency_groups` of them.
         batches: what `forward` takes; of several processes each has its own share.
+
+    Raises:
+        ValueError: a weight of a table or of the network is not a finite number.
     """
+    for table in tables:
+        table.weight()  # complains
     modules, of_ids = list({id(t.module): t.module for t in tables}.values()), [g.of_ids() for g in groups]
     sizes = [len(range(t.module.embedding_dim)[t.columns]) for t in tables]
     sums = [torch.zeros(BLOCKS, len(groups[t.field].starts), d, d).double() for t, d in zip(tables, sizes)]
@@ -187,6 +192,9 @@ def sensitivities(
                     of_own = g[own][:, table.columns]
                     total[number % BLOCKS].index_add_(0, of_ids[table.field][index[own] - table.rows.start],
                                                       of_own.unsqueeze(2) * of_own.unsqueeze(1))
+    if not all(s.isfinite().all() for s in sums):
+        raise ValueError("a gradient of the model is not a finite number: training diverged; train again with a "
+                         "smaller learning rate")
     rows = processes.mean(rows) * processes.size
     return [Sensitivity(t, counts[t.field], groups[t.field], processes.mean(s) * processes.size, rows)
             for t, s in zip(tables, sums)]

@@ -25,7 +25,8 @@ from tqdm import tqdm
 from ..data.batches import Data, DiskPart, Part
 from ..data.vocabulary import Vocabulary
 from ..method.metrics import auc, logloss
-from .inference import Z, delong
+from ..method.metrics import delong
+from .inference import Z
 
 # %% ../../nbs/study/07_alternatives.ipynb #ed8f4f98
 ROWS = 200_000  # training rows, and validation rows, that are used at most; scikit-learn's bins look at as many
@@ -49,7 +50,7 @@ def scored(score: Score, part: Part | DiskPart) -> np.ndarray:
     return np.concatenate([score(ids) for ids in pieces])
 
 # %% ../../nbs/study/07_alternatives.ipynb #b081d017
-STRENGTHS = (0.01, 0.1, 1.0)  # C, of which the validation rows choose
+STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # C, of which the validation rows choose
 
 
 def one_hot(ids: np.ndarray, cardinalities: Sequence[int]) -> csr_matrix:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MARGIN', 'Z', 'half_width', 'Comparison', 'compare', 'overlap_factor', 'at_space', 'variance_components', 'agreement',
-           'verdict', 'delong']
+           'verdict']
 
 # %% ../../nbs/study/03_inference.ipynb #ab9a4e7d
 from collections.abc import Sequence
@@ -109,20 +109,3 @@ def verdict(low: float, high: float, n: int, claimed: tuple[float, float], denie
         if n > 2 and a < low and high < b:  # never of NaN
             return word
     return "inconclusive"
-
-# %% ../../nbs/study/03_inference.ipynb #85ce7164
-def delong(labels: Sequence[int], scores: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
-    """AUCs [K] of K models on the same rows, and their covariance [K, K] over test sets (DeLong et al., 1988).
-
-    Labels [n] are 0 or 1, two of each at least; scores [K, n] of each model are larger for the positive class.
-    """
-    from scipy import stats  # here, since its import takes half a second
-
-    positive, scores = np.asarray(labels) > 0.5, np.asarray(scores, float)
-    n1, n0 = int(positive.sum()), int((~positive).sum())
-    if min(n1, n0) < 2:
-        raise ValueError(f"{n1} positive and {n0} negative rows: an AUC's covariance needs two of each")
-    ranks = stats.rankdata(scores, axis=1)
-    wins = (ranks[:, positive] - stats.rankdata(scores[:, positive], axis=1)) / n0  # V_10 [K, n1]
-    losses = 1 - (ranks[:, ~positive] - stats.rankdata(scores[:, ~positive], axis=1)) / n1  # V_01 [K, n0]
-    return wins.mean(1), np.atleast_2d(np.cov(wins)) / n1 + np.atleast_2d(np.cov(losses)) / n0
