@@ -260,7 +260,7 @@ def test_notes_go_to_stderr_and_what_whole_numbers_are_is_said(tmp_path):
     assert taken.startswith("autodim: note: whole numbers: 'views', a number, its order predicts (Logloss 0.")
     start = out.splitlines().index("Whole numbers, as the training rows say (--categorical and --numerical override):")
     views, user = out.splitlines()[start + 1 : start + 3]
-    assert views.startswith("views: a number, its order predicts (Logloss 0.") and user.startswith("user: values, as their")
+    assert views.startswith("views: a number, its order predicts (Logloss 0.") and user.startswith("user: values, as they predict better")
     kept = call(*run, "--categorical", "views,user")  # the user's word
     assert kept[0] == 0 and "Whole numbers" not in kept[1] and "numerical" not in kept[1]
     cut = call(*run, "--numerical", "user:9", "--categorical", "views", "--json")
@@ -340,6 +340,12 @@ def test_a_dead_model_says_so_first(copy):
         known = json.loads(call(*command, "--json")[1])
         assert known["outcomes"][0]["test_logloss"] > known["baseline"] and "the label's mean alone" in str(known["cautions"])
     assert "no loss worth naming" not in out and "as good" not in out
+
+
+def test_the_report_names_its_table_and_says_what_to_do(trained, tmp_path):
+    code, out, _ = call("report", trained, "--to", tmp_path / "page.html")
+    assert code == 0 and "clicks.csv: AutoDim keeps" in out and sum(line.startswith("What to do: ") for line in out.splitlines()) == 1
+    assert "<h1>Embedding dimensions of clicks.csv</h1>" in (tmp_path / "page.html").read_text()
 
 
 def test_budgets_replace_each_other(copy):

@@ -261,7 +261,7 @@ class Settings(MethodSettings):
                                     "regression and boosted trees too, for the report", TRUTH, "train")] = True
     repeats: Annotated[int | None, Setting(
         "seeds with which the choice and its rivals are trained, for the report's intervals; without, 3 where there "
-        "are rivals and training rows times epochs are at most 3,000,000, else 1", COUNT_OR_NONE, "train")] = None
+        "are rivals and training rows times epochs are at most 1,500,000, else 1", COUNT_OR_NONE, "train")] = None
     calibrate: Annotated[bool, Setting("Platt scaling of the probabilities, fitted on the validation rows; no rank, "
                                        "hence no AUC, changes", TRUTH, "train")] = True
     random_state: Annotated[int, Setting(

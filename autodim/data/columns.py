@@ -479,8 +479,11 @@ def decide(
         seen = found.any((0, 1))
         if seen.sum() > BUCKETS:
             codings = compare_codings(values[seen], found[:, :, seen], BUCKETS)
-            losses = f"Logloss {codings.by_bucket:.4f} in {BUCKETS} buckets, {codings.by_value:.4f} by value"
-            decided[name] = f"values, as their order tells no more ({losses})"
+            losses = (f"Logloss {codings.by_bucket:.4f} in {BUCKETS} buckets, {codings.by_value:.4f} by value, "
+                      f"{codings.by_mean:.4f} without")
+            names = codings.by_value < codings.by_bucket
+            why = "they predict better" if names else "their order does not clearly predict"
+            decided[name] = f"values, as {why} ({losses})"
             if codings.ordered:
                 decided[name], numbers[name] = f"a number, its order predicts ({losses})", Rule("number", BUCKETS)
     if numbers:

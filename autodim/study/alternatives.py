@@ -24,8 +24,7 @@ from tqdm import tqdm
 
 from ..data.batches import Data, DiskPart, Part
 from ..data.vocabulary import Vocabulary
-from ..method.metrics import auc, logloss
-from ..method.metrics import delong
+from ..method.metrics import auc, delong, logloss
 from .inference import Z
 
 # %% ../../nbs/study/07_alternatives.ipynb #ed8f4f98
