@@ -130,7 +130,7 @@ def search_loss(weights: dict, shape: tuple, logits, noise, tau: float, ids, lab
 
 def bucket_edges(training, q: int) -> list[float]:
     """Middles between neighbours, by loops over the rows: both sides of each value with more rows than a bucket of the
-    others, and after every quantile of the rest (the least value with so many rows at or below it)."""
+    others, and before every quantile of the rest (the least value with more rows than so many at or below it)."""
     rows = sorted(float(v) for v in training if v is not None and v == v)
     values, own = sorted(set(rows)), set()
     while True:
@@ -140,6 +140,6 @@ def bucket_edges(training, q: int) -> list[float]:
             break
         own |= more
     left = q - len(own)
-    after = {rest[math.ceil(Fraction(k * len(rest), left)) - 1] for k in range(1, left)} if rest else set()
+    before = {rest[math.floor(Fraction(k * len(rest), left))] for k in range(1, left)} if rest else set()
     pairs = zip(values, values[1:])
-    return [(a + b) / 2 for a, b in pairs if a in after or a in own or b in own]
+    return [(a + b) / 2 for a, b in pairs if b in before or a in own or b in own]

@@ -258,7 +258,7 @@ def test_notes_go_to_stderr_and_what_whole_numbers_are_is_said(tmp_path):
     assert taken.startswith("autodim: note: whole numbers: 'views', a number, its order predicts (Logloss 0.")
     start = out.splitlines().index("Whole numbers, as the training rows say (--categorical and --numerical override):")
     views, user = out.splitlines()[start + 1 : start + 3]
-    assert views.startswith("views: a number, its order predicts (Logloss 0.") and user.startswith("user: values, as their")
+    assert views.startswith("views: a number, its order predicts (Logloss 0.") and user.startswith("user: values, as they predict better")
     kept = call(*run, "--categorical", "views,user")  # the user's word
     assert kept[0] == 0 and "Whole numbers" not in kept[1] and "numerical" not in kept[1]
     cut = call(*run, "--numerical", "user:9", "--categorical", "views", "--json")
@@ -338,6 +338,12 @@ def test_a_dead_model_says_so_first(copy):
         known = json.loads(call(*command, "--json")[1])
         assert known["outcomes"][0]["test_logloss"] > known["baseline"] and "the label's mean alone" in str(known["cautions"])
     assert "no loss worth naming" not in out and "as good" not in out
+
+
+def test_the_report_names_its_table_and_says_what_to_do(trained, tmp_path):
+    code, out, _ = call("report", trained, "--to", tmp_path / "page.html")
+    assert code == 0 and "clicks.csv: AutoDim keeps" in out and sum(line.startswith("What to do: ") for line in out.splitlines()) == 1
+    assert "<h1>Embedding dimensions of clicks.csv</h1>" in (tmp_path / "page.html").read_text()
 
 
 def test_budgets_replace_each_other(copy):
@@ -734,3 +740,17 @@ def test_two_processes_search_and_train_as_one(tmp_path):
     assert aucs[0] == pytest.approx(aucs[1], abs=0.02)  # of 100 rows; 25_processes compares weights
     done = subprocess.run([*torchrun, "report", tmp_path / "two"], capture_output=True, text=True, timeout=900)
     assert done.returncode != 0 and "start this command without torchrun" in done.stderr
+
+
+def test_codes_and_texts_that_mean_nothing_are_told_with_the_flag_and_read_as_it_says(tmp_path):
+    rng, table = np.random.default_rng(0), tmp_path / "x.csv"
+    prices = np.where(rng.random(400) < 0.03, rng.choice(["NA", "-"], 400), rng.gamma(2, 9, 400).round(2).astype(str))
+    pd.DataFrame({"zip": rng.choice(["00501", "501"], 400), "price": prices, "click": rng.integers(0, 2, 400)}).to_csv(
+        table, index=False)
+    code, told, notes = call("prepare", table, "--label", "click", "--run", tmp_path / "run", "--json")
+    assert code == 0 and json.loads(told)["numerical"] == [] and json.loads(told)["fields"]["zip"] == 3
+    assert "no number is printed as '00501'" in notes and "name it in --numerical" in notes
+    flag = re.search(r"say (--missing\S*(?: \S+)?)", notes)[1]
+    code, told, notes = call("prepare", table, "--label", "click", "--run", tmp_path / "run", "--json", *flag.split(" "),
+                             "--categorical", "zip")
+    assert code == 0 and json.loads(told)["numerical"] == ["price"] and notes == ""

@@ -141,7 +141,7 @@ def test_a_value_that_many_rows_share_has_a_bucket_of_its_own(share):
         vocabulary = fit_vocabulary(pd.Series(values, name="x"), buckets=20)
         counts = np.bincount(vocabulary.encode(pd.Series(values)))[1:]
         mine = vocabulary.encode(pd.Series([0.0]))[0] - 1
-        assert counts[mine] == (values == 0).sum() and len(counts) == (20 if low == 0 else 21)
+        assert counts[mine] == (values == 0).sum() and len(counts) in ((20,) if low == 0 else (20, 21))
         even = (values != 0).sum() / 19
         assert all(abs(n - even) < 2 for n in np.delete(counts, mine if low == 0 else [mine - 1, mine, mine + 1]))
         assert abs(counts.sum() - counts[mine] - 19 * even) < 1e-6
@@ -208,7 +208,7 @@ def test_the_comparison_of_codings_equals_a_loop_over_rows(seed):
     made = compare_codings(values[seen], found[:, :, seen], 10)
     edges = bucket_edges([values[c] for c, _, _ in rows], 10)
     best = []
-    for key in (lambda c: c, lambda c: sum(edge <= values[c] for edge in edges)):
+    for key in (lambda c: c, lambda c: sum(edge <= values[c] for edge in edges), lambda c: 0):
         losses = {}
         for m in STRENGTHS:
             losses[m] = []
@@ -219,9 +219,11 @@ def test_the_comparison_of_codings_equals_a_loop_over_rows(seed):
                 p = (sum(same) + m * mean) / (len(same) + m)
                 losses[m].append(-math.log(p if y else 1 - p))
         best.append(min(losses.values(), key=sum))
-    by_value, by_bucket = np.array(best)
-    assert made.by_value == pytest.approx(by_value.mean(), abs=1e-9) and made.by_bucket == pytest.approx(by_bucket.mean(), abs=1e-9)
-    assert made.error == pytest.approx((by_value - by_bucket).std() / len(rows) ** 0.5, abs=1e-9)
+    value, bucket, mean = np.array(best)
+    assert made[:3] == pytest.approx((value.mean(), bucket.mean(), mean.mean()), abs=1e-9)
+    error = lambda d: 2 * (d ** 2).sum() ** 0.5  # noqa: E731
+    assert made.ordered == ((mean - bucket).sum() > error(mean - bucket)
+                            and (bucket - value).sum() <= error(bucket - value))
 
 
 def encode_elsewhere(text, column):

@@ -411,7 +411,7 @@ def test_repeats_are_trainings_of_the_next_seeds_and_the_first_is_kept(fitted, t
 
 
 @pytest.mark.parametrize("n, epochs, rivals, repeats", [
-    (100_000, 30, True, 3), (100_001, 30, True, 1), (100_000, 30, False, 1), (3_000_000, 1, True, 3), (1, 1, True, 3)])
+    (50_000, 30, True, 3), (50_001, 30, True, 1), (50_000, 30, False, 1), (1_500_000, 1, True, 3), (1, 1, True, 3)])
 def test_repeats_by_default(n, epochs, rivals, repeats):
     assert default_repeats(n, epochs, rivals) == repeats
     assert fitted_settings(Settings(epochs=epochs, rivals=rivals), n).repeats == repeats

@@ -327,7 +327,7 @@ def test_preview_shows_every_page_without_a_network(root, tmp_path):
             assert not re.search(r'<img (?![^>]*\balt="[^"]+")', text), page.name
 
 
-ALONE = ("exp_scale", "exp_settings", "exp_speed", "exp_table2")  # need no rows that others train
+ALONE = ("exp_numbers", "exp_scale", "exp_settings", "exp_speed", "exp_table2")  # need no rows that others train
 TOGETHER = pytest.mark.xdist_group("experiments")  # the others: by one process after the other, for their rows' sake
 EXPERIMENTS = [pytest.param(path, id=path.stem, marks=() if path.stem in ALONE else TOGETHER)
                for path in NOTEBOOKS if path.stem.startswith("exp_")]

@@ -421,7 +421,7 @@ def test_pictures_of_other_candidates():
 
 def test_hostile_text_is_shown_and_does_nothing():
     record = made(len(HOSTILE), names=HOSTILE)
-    for place in ("label", "split", "fingerprint"):
+    for place in ("label", "split", "fingerprint", "table"):
         record["data"][place] = HOSTILE[1]
     record["data"] |= {"classes": HOSTILE[:2], "left_out": {HOSTILE[0]: HOSTILE[2]}}
     record["environment"] = {"device": HOSTILE[0], "versions": HOSTILE[2]}

@@ -912,6 +912,8 @@ CODES = {  # distinct texts of an unnamed column, and whether they are codes
     "versions": (["14.1", "14.10", "9.2"], True),
     "versions without their double": (["3.9", "3.10", "3.11"], True),
     "zip codes": (["00501", "501", "10001"], True),
+    "two codes of one number": (["00501", "501"], True),
+    "two versions of one number": (["14.1", "14.10"], True),
     "exponents": (["1e5", "100000", "7"], True),
     "exponents of fractions": (["1e5", "0.5"], True),
     "hexadecimal": (["0x1F", "31", "7"], True),

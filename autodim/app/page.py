@@ -216,8 +216,9 @@ def answer(record: Record) -> list[str]:
     widest = max(record["candidates"]) * sum(field["parameters"] // field["dim"] for field in record["fields"])
     interval = "the test rows have too few of a class for an interval" if half is None else (
         f"DeLong's 95 % interval is {max(0, chosen['test_auc'] - half):.4f} to {min(1, chosen['test_auc'] + half):.4f}")
+    named = f"{short(record['data']['table'], 60)}: " if record.get("data", {}).get("table") else ""
     sentences = [
-        f"{chosen['name']} keeps {percent(chosen['space'])} of the widest embedding's parameters: "
+        f"{named}{chosen['name']} keeps {percent(chosen['space'])} of the widest embedding's parameters: "
         f"{chosen['parameters']:,} of {widest:,}, in {bytes_text(chosen['bytes'])}.",
         *sizes(record.get("model_bytes")),
         f"Its test AUC is {chosen['test_auc']:.4f}; {interval}.",
@@ -244,7 +245,8 @@ def by_parameters(record: Record) -> list[Record]:
 def facts(record: Record) -> dict[str, object]:
     """What a program would ask of a record: the cautions, sizes, the search's decision, outcomes, and differences."""
     search = record["search"]
-    return {"cautions": cautions(record), "baseline": record.get("baseline"), "model_bytes": record.get("model_bytes"),
+    return {"cautions": cautions(record), "advice": advice(record), "repeats": record.get("repeats", 1),
+            "baseline": record.get("baseline"), "model_bytes": record.get("model_bytes"),
             "search": {"decided": search.get("decided"), "alpha_steps": search.get("alpha_steps"),
                        "entropy": search["entropy"][-1]},
             "differences": record["differences"], "rivals": record.get("rivals"),
@@ -425,9 +427,9 @@ img { display: block; width: 100%; background: #fff }
 </head>
 <body>
 <h1>{{ title }}</h1>
-{% if cautions %}<div class="caution">{% for sentence in cautions %}<p>{{ sentence }}</p>
+{% if cautions %}<div class="caution">{% for sentence in cautions %}<p>{{ sentence | replace("`", "") }}</p>
 {% endfor %}</div>
-{% endif %}<div class="answer">{% for sentence in answer %}<p>{{ sentence }}</p>
+{% endif %}<div class="answer">{% for sentence in answer %}<p>{{ sentence | replace("`", "") }}</p>
 {% endfor %}</div>
 """
 
@@ -574,18 +576,22 @@ TEMPLATES.filters["short"] = short
 
 
 @read_with_care()
-def page(record: Record, title: str = "Embedding dimensions") -> str:
+def page(record: Record, title: str | None = None) -> str:
     """The report as one HTML document that loads nothing; the same record and title give the same text.
+
+    Without a title, it is named after the table.
 
     Raises:
         DataError: the record lacks something, or holds something of another kind.
     """
+    table = record["data"].get("table")
+    title = title or (f"Embedding dimensions of {short(table, 60)}" if table else "Embedding dimensions")
     return TEMPLATES.from_string(HEAD + SECTIONS + WITHOUT + PROBABILITIES + NOTES).render(
         title=title, record=record, data=record["data"], cautions=cautions(record), answer=answer(record),
         pictures=pictures(record), margin=MARGIN, widest=max(record["candidates"]),
         calibration=calibration_words(record), by_time=record["data"]["split"] != "random", **tables(record))
 
 
-def write_page(record: Record, path: str | Path, title: str = "Embedding dimensions") -> None:
+def write_page(record: Record, path: str | Path, title: str | None = None) -> None:
     """Write the report of `page`, atomically; DataError: the file cannot be written."""
     write_bytes(path, page(record, title).encode())

@@ -261,7 +261,7 @@ class Settings(MethodSettings):
                                     "regression and boosted trees too, for the report", TRUTH, "train")] = True
     repeats: Annotated[int | None, Setting(
         "seeds with which the choice and its rivals are trained, for the report's intervals; without, 3 where there "
-        "are rivals and training rows times epochs are at most 3,000,000, else 1", COUNT_OR_NONE, "train")] = None
+        "are rivals and training rows times epochs are at most 1,500,000, else 1", COUNT_OR_NONE, "train")] = None
     calibrate: Annotated[bool, Setting("Platt scaling of the probabilities, fitted on the validation rows; no rank, "
                                        "hence no AUC, changes", TRUTH, "train")] = True
     random_state: Annotated[int, Setting(
@@ -379,7 +379,8 @@ def shell_words(message: str) -> str:
         if value in (None, "True"):
             return flag
         plain = re.sub("'?, '?", ",", value.strip(other))
-        return f"--no-{flag[2:]}" if value == "False" else f"{flag}={plain}" if plain[:1] == "-" else f"{flag} {plain}"
+        joint = "=" if re.match(r"-(?!\d)", plain) else " "  # lest it be taken for a flag
+        return f"--no-{flag[2:]}" if value == "False" else f"{flag}{joint}{plain}"
 
     name, text = "|".join(name for name, setting in SETTINGS.items() if setting.command), r"'(?:[^'\\]|\\.)*'"
     other = "[]()',"  # Python's, around a value

@@ -36,7 +36,7 @@ from ..training.distributed import Processes
 from ..training.runtime import Runtime
 
 # %% ../../nbs/app/05_steps.ipynb #a37360da
-SHORT = 3_000_000  # training rows times epochs, up to which a training is short
+SHORT = 1_500_000  # training rows times epochs, up to which a training is short
 
 
 def default_repeats(n: int, epochs: float, rivals: bool) -> int:

@@ -292,7 +292,8 @@ def make_record(
                "alpha": [round(a, 4) for a in alpha]} for (field, d), values, v, alpha in sizes]
     return {
         "settings": dict(settings), "environment": {name: here[name] for name in ("device", "versions")},
-        "data": {"label": prepared.schema.label, "classes": [str(c) for c in prepared.classes], "split": prepared.split,
+        "data": {"table": prepared.name, "label": prepared.schema.label, "split": prepared.split,
+                 "classes": [str(c) for c in prepared.classes],
                  "rows": {name: len(part.labels) for name, part in parts.items()},
                  "positives": {name: int(part.labels.sum()) for name, part in parts.items()},
                  "left_out": dict(prepared.schema.left_out), "decided": dict(prepared.schema.decided),

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['BUCKETS', 'PANDAS_KINDS', 'NULLABLE', 'MISSING', 'TRUTHS', 'POLARS_KINDS', 'ARROW_KINDS', 'WHOLE', 'NUMBER', 'LONG',
            'NOTHING', 'COMPARED', 'Rule', 'Facts', 'judge', 'kind_of', 'check_values', 'facts_of_column', 'from_arrow',
-           'plain_objects', 'plain_column', 'as_dates', 'as_kind', 'typed', 'kind_of_texts', 'code_among', 'is_exact',
-           'note_of_odd', 'facts_of_texts', 'ReadOptions', 'ColumnOptions', 'Schema', 'schema_from_dict', 'check_names',
-           'check_options', 'recognise', 'recognise_frame', 'decide', 'shown', 'positive_labels', 'encode_labels',
-           'classes_from_list', 'time_ranks']
+           'plain_objects', 'plain_column', 'as_dates', 'as_kind', 'typed', 'kind_of_texts', 'code_among',
+           'odd_fractions', 'is_exact', 'note_of_odd', 'facts_of_texts', 'ReadOptions', 'ColumnOptions', 'Schema',
+           'schema_from_dict', 'check_names', 'check_options', 'recognise', 'recognise_frame', 'decide', 'shown',
+           'positive_labels', 'encode_labels', 'classes_from_list', 'time_ranks']
 
 # %% ../../nbs/data/05_columns.ipynb #d8a1ca3a
 import contextlib
@@ -243,22 +243,30 @@ LONG = r"^[+-]?(?:0[xX][0-9a-fA-F]+|\d+(?:\.\d*)?)$"  # hexadecimal, or beyond w
 def code_among(values: pl.Series, kind: str) -> str:
     """The first of distinct texts [D] that is written as no number of that kind is printed: a code; else ""."""
     texts = values.str.strip_chars()
-    if kind == "whole":
+    if kind == "number":
+        odd = odd_fractions(texts)
+    elif kind == "whole" or kind == "text" and len(texts) and all(
+            part.str.contains(LONG).all() for part in (texts[:1000], texts)):  # as most columns of text show at once
         odd = ~texts.str.contains(WHOLE)
-    elif kind == "number":
-        numbers = as_kind(values, kind)
-        odd = numbers.is_not_null() & ~texts.str.contains(NUMBER)
-        decimals = texts.str.extract(r"^[^eE]*\.(\d+)$")
-        decimals = decimals.set(decimals == "0", None)  # 2.0 is how whole floats are printed
-        if decimals.str.len_chars().drop_nulls().n_unique() > 1:  # else prices
-            odd |= decimals.str.ends_with("0").fill_null(False)
-        long = texts.str.len_chars() > 15  # more digits than a double has, if two of them become one
-        if numbers.filter(long).n_unique() < texts.filter(long).n_unique():
-            odd |= long
     else:
-        every = len(texts) > 0 and kind == "text" and texts.str.contains(LONG).all()
-        odd = ~texts.str.contains(WHOLE) if every else pl.repeat(False, len(texts), eager=True)
+        return ""
     return next(iter(values.filter(odd)), "")
+
+
+def odd_fractions(texts: pl.Series) -> pl.Series:
+    """Which of distinct texts of numbers [D] are written as none is printed, bool [D]."""
+    numbers = as_kind(texts, "number")
+    other = (numbers.is_not_null() & (texts != numbers.cast(pl.String))).fill_null(False)  # than Rust prints
+    rest = texts.filter(other)
+    wrong = ~rest.str.contains(NUMBER)
+    decimals = r"^[^eE]*\.(\d\d+|[1-9])$"  # 2.0 is how whole floats are printed
+    zeros = rest.str.extract(decimals).str.ends_with("0").fill_null(False)
+    if zeros.any() and texts.str.extract(decimals).str.len_chars().drop_nulls().n_unique() > 1:  # else prices
+        wrong |= zeros
+    long = texts.str.len_chars() > 15  # more digits than a double has, if two of them become one
+    if (long & other).any() and numbers.filter(long).n_unique() < texts.filter(long).n_unique():
+        wrong |= rest.str.len_chars() > 15
+    return texts.is_in(rest.filter(wrong).implode()) & other
 
 
 def is_exact(values: pl.Series, kind: str) -> bool:
@@ -266,8 +274,13 @@ def is_exact(values: pl.Series, kind: str) -> bool:
     if kind in ("text", "time"):
         return True
     made = as_kind(values, kind)
-    printed = values.str.contains(WHOLE) | (values == made.cast(pl.String)).fill_null(False)
-    return bool(kind in ("truth", "date") or printed.all()) and made.n_unique() == len(values)
+    if kind == "whole" or kind == "number":
+        printed = (values == made.cast(pl.String)).fill_null(False)
+        if printed.all():
+            return True
+        if not values.filter(~printed).str.contains(WHOLE).all():
+            return False
+    return made.n_unique() == len(values)
 
 # %% ../../nbs/data/05_columns.ipynb #c0de24a5
 NOTHING = {"na", "n/a", "#n/a", "none", "nil", "-", "--", "?", ".", "\\n", "missing", "unknown"}
@@ -275,6 +288,8 @@ NOTHING = {"na", "n/a", "#n/a", "none", "nil", "-", "--", "?", ".", "\\n", "miss
 
 def note_of_odd(values: pl.Series, counts: np.ndarray) -> str:
     """What to say of texts [D], in so many rows each [D], that are numbers but for a few; "": they are not."""
+    if as_kind(values[:1000], "number").null_count() > 5:
+        return ""
     numbers = as_kind(values, "number")
     few, counts = values.filter(numbers.is_null()).to_list(), np.asarray(counts)
     rows = counts[numbers.is_null().to_numpy()]
@@ -296,12 +311,13 @@ def facts_of_texts(values: pl.Series, kind: str, counts: np.ndarray, written: bo
     """
     made = as_kind(values, kind).drop_nulls()
     fractions = kind == "number" and bool((made % 1 != 0).any())
-    distinct, rows = len(values) if kind == "text" else made.n_unique(), int(np.sum(counts))
+    code, rows = code_among(values, kind) if written else "", int(np.sum(counts))
+    distinct = len(values) if code or kind == "text" else made.n_unique()
     facts = Facts(kind, fractions, rows, rows - int(counts[-1]), distinct)
     if not written:
         return facts
     note = note_of_odd(values, counts[:-1]) if kind == "text" else ""
-    return facts._replace(exact=is_exact(values, kind), code=code_among(values, kind), note=note)
+    return facts._replace(exact=is_exact(values, kind), code=code, note=note)
 
 # %% ../../nbs/data/05_columns.ipynb #2a71f8e8
 @dataclass(frozen=True)
@@ -463,8 +479,11 @@ def decide(
         seen = found.any((0, 1))
         if seen.sum() > BUCKETS:
             codings = compare_codings(values[seen], found[:, :, seen], BUCKETS)
-            losses = f"Logloss {codings.by_bucket:.4f} in {BUCKETS} buckets, {codings.by_value:.4f} by value"
-            decided[name] = f"values, as their order tells no more ({losses})"
+            losses = (f"Logloss {codings.by_bucket:.4f} in {BUCKETS} buckets, {codings.by_value:.4f} by value, "
+                      f"{codings.by_mean:.4f} without")
+            names = codings.by_value < codings.by_bucket
+            why = "they predict better" if names else "their order does not clearly predict"
+            decided[name] = f"values, as {why} ({losses})"
             if codings.ordered:
                 decided[name], numbers[name] = f"a number, its order predicts ({losses})", Rule("number", BUCKETS)
     if numbers:

@@ -44,6 +44,7 @@ class Prepared:
     classes: np.ndarray  # what the labels 0 and 1 stand for [2]
     data: "Data"
     split: str  # "random" or the column of times
+    name: str = "frame"  # of its file, the first of several
 
 
 def with_time(names: Sequence[str], label: str, options: ColumnOptions, split: SplitOptions) -> ColumnOptions:
@@ -209,7 +210,8 @@ def plan_of(
     folds = folds_of(parts, split.seed)
     schema, rules = decide(schema, rules, options,
                            lambda name, kind: count_texts(table, name, kind, labels, folds))
-    about = {"schema": asdict(schema), "classes": classes.tolist(), "split": split.time or "random"}
+    about = {"schema": asdict(schema), "classes": classes.tolist(), "split": split.time or "random",
+             "table": file.name}
     return Preparation(file.name, label, rules, texts, options.min_count, lambda *_: parts, about)
 
 # %% ../../nbs/data/09_table.ipynb #ab1d4132
@@ -242,7 +244,8 @@ def prepare_folder(
 def open_table(folder: str | Path) -> Prepared:
     """What `prepare` left in a folder; a DataError if it is missing or damaged."""
     data, about = open_prepared(folder), read_manifest(Path(folder))["about"]
-    return Prepared(schema_from_dict(about["schema"]), classes_from_list(about["classes"]), data, about["split"])
+    return Prepared(schema_from_dict(about["schema"]), classes_from_list(about["classes"]), data, about["split"],
+                    about.get("table", "table"))
 
 
 def prepare(

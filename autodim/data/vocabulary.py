@@ -69,8 +69,8 @@ def quantile_edges(values: np.ndarray, q: int, counts: np.ndarray | None = None)
         first = np.arange(len(values))
     own = shared_values(rows, q)
     rest, left = np.cumsum(np.where(own, 0, rows)), int(q - own.sum())
-    ranks = -(-np.arange(1, left) * rest[-1] // left)  # so many rows, at least, lie below each cut
-    cuts = np.unique(np.concatenate([np.searchsorted(rest, ranks) + 1, np.flatnonzero(own), np.flatnonzero(own) + 1]))
+    cuts = np.searchsorted(rest, np.arange(1, left) * rest[-1] // left, side="right")  # before the value at a quantile
+    cuts = np.unique(np.concatenate([cuts, np.flatnonzero(own), np.flatnonzero(own) + 1]))
     cuts = first[cuts[(cuts > 0) & (cuts < len(first))]]
     return tuple(edges_between(values[cuts - 1], values[cuts]).tolist())
 
@@ -226,32 +226,33 @@ def fold_losses(found: np.ndarray, codes: np.ndarray, strength: float) -> Iterat
 
 
 class Codings(NamedTuple):
-    """Held-out Logloss of two codings of a column, and the standard error of their difference."""
+    """Held-out Logloss of three codings of a column, and what follows."""
 
     by_value: float
     by_bucket: float
-    error: float
-
-    @property
-    def ordered(self) -> bool:
-        """Whether the column is a number."""
-        return self.by_value - self.by_bucket > max(2 * self.error, 1e-5)
+    by_mean: float  # that of all, whatever the value
+    ordered: bool  # whether the order predicts, and the values not better
 
 
 def compare_codings(values: np.ndarray, found: np.ndarray, q: int) -> Codings:
-    """Whether the order of values, increasing [D], predicts better than they do; see `count_by_fold` for `found`."""
+    """Whether the order of values, increasing [D], predicts as well as they do; see `count_by_fold` for `found`."""
     numbers, rows, best = values.astype(np.float64), found.sum((0, 1)), []
     buckets = np.searchsorted(quantile_edges(numbers, q, rows), numbers, side="right")
-    for codes in (np.arange(len(values)), buckets):
+    for codes in (np.arange(len(values)), buckets, np.zeros_like(buckets)):
         sums = [(sum((found[:, fold] * loss).sum() for fold, loss in enumerate(fold_losses(found, codes, m))), m)
                 for m in STRENGTHS]
         loss, strength = min(sums)
         best.append((loss, codes, strength))
-    (by_value, *value), (by_bucket, *bucket) = best
-    pairs = zip(fold_losses(found, *value), fold_losses(found, *bucket))
-    squares = sum((found[:, fold] * (one - other) ** 2).sum() for fold, (one, other) in enumerate(pairs))
-    n, gain = rows.sum(), by_value - by_bucket
-    return Codings(*(float(x) for x in (by_value / n, by_bucket / n, np.sqrt(max(squares - gain**2 / n, 0.0)) / n)))
+    (by_value, *value), (by_bucket, *bucket), (by_mean, *mean) = best
+
+    def error(one: list, other: list) -> float:
+        """The standard error of the sum of differences."""
+        pairs = enumerate(zip(fold_losses(found, *one), fold_losses(found, *other)))
+        return sum((found[:, fold] * (a - b) ** 2).sum() for fold, (a, b) in pairs) ** 0.5
+
+    ordered = by_mean - by_bucket > 2 * error(mean, bucket) and by_bucket - by_value <= 2 * error(bucket, value)
+    n = float(rows.sum())
+    return Codings(float(by_value / n), float(by_bucket / n), float(by_mean / n), bool(ordered))
 
 # %% ../../nbs/data/01_vocabulary.ipynb #728f9625
 def vocabulary_to_dict(vocabulary: Vocabulary) -> dict[str, object]:

@@ -64,7 +64,7 @@ class Choice:
     parameters: int  # of the embedding tables
     val: Metrics
     test: Metrics  # of the test rows, which were read once
-    best_epoch: int  # counted from 1
+    best_epoch: float  # see `FitResult`
     history: list[dict[str, float]]  # see `FitResult`
     scores: np.ndarray  # logits of the test rows, float32 [n]
     model: nn.Module  # in evaluation mode

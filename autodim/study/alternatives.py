@@ -24,8 +24,7 @@ from tqdm import tqdm
 
 from ..data.batches import Data, DiskPart, Part
 from ..data.vocabulary import Vocabulary
-from ..method.metrics import auc, logloss
-from ..method.metrics import delong
+from ..method.metrics import auc, delong, logloss
 from .inference import Z
 
 # %% ../../nbs/study/07_alternatives.ipynb #ed8f4f98
@@ -50,7 +49,7 @@ def scored(score: Score, part: Part | DiskPart) -> np.ndarray:
     return np.concatenate([score(ids) for ids in pieces])
 
 # %% ../../nbs/study/07_alternatives.ipynb #b081d017
-STRENGTHS = (0.01, 0.1, 1.0)  # C, of which the validation rows choose
+STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # C, of which the validation rows choose
 
 
 def one_hot(ids: np.ndarray, cardinalities: Sequence[int]) -> csr_matrix:
