@@ -6,9 +6,9 @@
 __all__ = ['Record', 'TRIVIAL', 'KINDS', 'SPACE', 'SIZE', 'HEAD', 'SECTIONS', 'PROBABILITIES', 'WITHOUT', 'NOTES', 'TEMPLATES',
            'printable', 'short', 'bytes_text', 'percent', 'half_width', 'is_chance', 'cautions', 'sizes', 'signed',
            'rivals_words', 'rivals_table', 'calibration_facts', 'kind_of', 'difference_words', 'uniform_dim', 'advice',
-           'answer', 'by_parameters', 'facts', 'summary', 'styles', 'with_legend', 'draw_models', 'draw_curve',
-           'draw_epochs', 'draw_search', 'calibration_words', 'probabilities_table', 'draw_probabilities', 'data_uri',
-           'pictures', 'tables', 'page', 'write_page']
+           'answer', 'by_parameters', 'facts', 'summary', 'new_figure', 'colour', 'styles', 'with_legend',
+           'draw_models', 'draw_curve', 'draw_epochs', 'draw_search', 'calibration_words', 'probabilities_table',
+           'draw_probabilities', 'data_uri', 'pictures', 'tables', 'page', 'write_page']
 
 # %% ../../nbs/app/02_page.ipynb #cc655863
 import base64
@@ -20,16 +20,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jinja2
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from .storage import read_with_care
 from .workflow import SAME, undecided_words
 from ..data.files import write_bytes
-from ..study.figures import COLOURS, set_style
 from ..study.inference import MARGIN, Z
 
 # %% ../../nbs/app/02_page.ipynb #1e9e2948
@@ -266,24 +261,38 @@ def summary(record: Record, tables: int = 5) -> str:
 SPACE, SIZE = "Space (% of the widest embedding's parameters)", (4.2, 3.1)
 
 
+def new_figure() -> "Figure":
+    """An empty figure of a page; matplotlib is imported with the first, since a summary needs none."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=SIZE)
+
+
+def colour(family: str) -> str:
+    """The study's colour of a family of methods."""
+    from autodim.study.figures import COLOURS
+
+    return COLOURS[family]
+
+
 def styles(record: Record) -> list[dict[str, str]]:
     """Colour, marker and line style of each outcome."""
     families = ["AutoDim", *("uniform" if o["name"].startswith("uniform") else "bias only"
                              for o in record["outcomes"][1:])]
-    return [{"color": COLOURS[family], "marker": "osD^v"[i % 5], "linestyle": ("-", "--", ":", "-.")[i % 4]}
+    return [{"color": colour(family), "marker": "osD^v"[i % 5], "linestyle": ("-", "--", ":", "-.")[i % 4]}
             for i, family in enumerate(families)]
 
 
-def with_legend(figure: Figure, handles: Sequence[Artist], names: Sequence[str]) -> Figure:
+def with_legend(figure: "Figure", handles: Sequence["Artist"], names: Sequence[str]) -> "Figure":
     """The figure with a legend below; `$` is escaped, between two of which matplotlib would typeset a formula."""
     shown = [short(name).replace("$", r"\$") for name in names]
     figure.legend(handles, shown, loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
-def draw_models(record: Record) -> Figure:
+def draw_models(record: Record) -> "Figure":
     """Test AUC of each trained model against its Space in %, with 95 % intervals (DeLong); hollow: other seeds."""
-    figure, outcomes = Figure(figsize=SIZE), record["outcomes"]
+    figure, outcomes = new_figure(), record["outcomes"]
     ax = figure.subplots()
     ax.set(xlabel=SPACE, ylabel="AUC on test rows", xlim=(0, 105))
     points = [ax.errorbar(100 * o["space"], o["test_auc"], half_width(o), capsize=3, **style | {"linestyle": "none"})
@@ -294,20 +303,22 @@ def draw_models(record: Record) -> Figure:
     return with_legend(figure, points, [o["name"] for o in outcomes])
 
 
-def draw_curve(record: Record) -> Figure:
+def draw_curve(record: Record) -> "Figure":
     """The search model's AUC on validation rows against Space in %; a line at the chosen Space."""
-    figure = Figure(figsize=SIZE)
+    figure = new_figure()
     ax = figure.subplots()
     x, y = zip(*((100 * point["space"], point["search_auc"]) for point in record["curve"]))
-    (line,) = ax.plot(x, y, "o-", color=COLOURS["SAM"])
-    chosen = ax.axvline(100 * record["outcomes"][0]["space"], color=COLOURS["AutoDim"], lw=1.5, ls=":")
+    (line,) = ax.plot(x, y, "o-", color=colour("SAM"))
+    chosen = ax.axvline(100 * record["outcomes"][0]["space"], color=colour("AutoDim"), lw=1.5, ls=":")
     ax.set(xlabel=SPACE, ylabel="search-time AUC on validation rows", xlim=(0, 105))
     return with_legend(figure, [line, chosen], ["search model", "chosen Space"])
 
 # %% ../../nbs/app/02_page.ipynb #e6396223
-def draw_epochs(record: Record) -> Figure:
+def draw_epochs(record: Record) -> "Figure":
     """AUC on validation rows after each epoch, a line a trained model."""
-    figure, lines = Figure(figsize=SIZE), []
+    from matplotlib.ticker import MaxNLocator
+
+    figure, lines = new_figure(), []
     ax = figure.subplots()
     for outcome, style in zip(record["outcomes"], styles(record)):
         epochs, aucs = zip(*((h["epoch"], h["auc_val"]) for h in outcome["history"]))
@@ -317,15 +328,15 @@ def draw_epochs(record: Record) -> Figure:
     return with_legend(figure, lines, [o["name"] for o in record["outcomes"]])
 
 
-def draw_search(record: Record) -> Figure:
+def draw_search(record: Record) -> "Figure":
     """The search's path over its α steps: entropy of α, mean over fields as a share of its largest, and both losses."""
-    figure, path = Figure(figsize=SIZE), record["search"]
+    figure, path = new_figure(), record["search"]
     above, below = figure.subplots(2, sharex=True)
     entropy, train, val = (np.array(path[name], dtype=float) for name in ("entropy", "loss_train", "loss_val"))
-    above.plot(path["step"], entropy, color=COLOURS["AutoDim"])  # None, a loss that was not finite, leaves a gap
+    above.plot(path["step"], entropy, color=colour("AutoDim"))  # None, a loss that was not finite, leaves a gap
     above.set(ylabel="entropy of α", ylim=(0, 1.05))
-    lines = below.plot(path["step"], train, color=COLOURS["uniform"])
-    lines += below.plot(path["step"], val, color=COLOURS["SAM"], ls="--")
+    lines = below.plot(path["step"], train, color=colour("uniform"))
+    lines += below.plot(path["step"], val, color=colour("SAM"), ls="--")
     below.set(xlabel="step of the search", ylabel="Logloss")
     return with_legend(figure, lines, ["training batches", "validation batches"])
 
@@ -354,24 +365,26 @@ def probabilities_table(record: Record) -> list[list[object]]:
             for g in (found["after"] or {"groups": []})["groups"]]
 
 
-def draw_probabilities(record: Record) -> Figure:
+def draw_probabilities(record: Record) -> "Figure":
     """Share of positive rows, with Wilson's 95 % intervals, against the mean prediction, of groups of test rows."""
-    figure, found, drawn = Figure(figsize=SIZE), record["calibration"], []
+    figure, found, drawn = new_figure(), record["calibration"], []
     ax = figure.subplots()
     unchanged = (found["slope"], found["intercept"]) == (1, 0)
     for name, family, style in (("before", "bias only", "s--"), ("after", "AutoDim", "o-"))[unchanged:]:
         x, y, low, high = (np.array([g[k] for g in found[name]["groups"]]) for k in ("mean", "share", "low", "high"))
-        drawn.append(ax.errorbar(x, y, (y - low, high - y), fmt=style, ms=4, capsize=3, color=COLOURS[family]))
+        drawn.append(ax.errorbar(x, y, (y - low, high - y), fmt=style, ms=4, capsize=3, color=colour(family)))
     end = min(1.0, 1.05 * max(ax.get_xlim()[1], ax.get_ylim()[1]))
     ax.plot([0, end], [0, end], color="#888888", lw=1, ls=":", zorder=0)
     ax.set(xlabel="mean predicted probability", ylabel="share of positive rows", xlim=(0, end), ylim=(0, end))
     return with_legend(figure, drawn, ["before calibration", "after"][unchanged:])
 
 # %% ../../nbs/app/02_page.ipynb #e32af2ec
-def data_uri(figure: Figure) -> str:
+def data_uri(figure: "Figure") -> str:
     """A figure as the address of an image that needs no file; the same figure gives the same text."""
+    from matplotlib import rc_context
+
     file = io.BytesIO()
-    with warnings.catch_warnings(), plt.rc_context({"svg.hashsalt": "autodim", "svg.fonttype": "none"}):
+    with warnings.catch_warnings(), rc_context({"svg.hashsalt": "autodim", "svg.fonttype": "none"}):
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the browser has it
         figure.savefig(file, format="svg", facecolor="white", metadata={"Date": None})
     return f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"
@@ -379,6 +392,10 @@ def data_uri(figure: Figure) -> str:
 
 def pictures(record: Record) -> dict[str, dict[str, str]]:
     """The page's pictures by name: `src`, and `alt`, the text in their place."""
+    from matplotlib import rc_context
+
+    from autodim.study.figures import set_style
+
     outcomes, curve = record["outcomes"], record["curve"]
     points = "; ".join(f"{short(o['name'])} {o['test_auc']:.4f} at {percent(o['space'])}" for o in outcomes)
     hints = "; ".join(f"{c['search_auc']:.4f} at {percent(c['space'])}" for c in curve)
@@ -390,7 +407,7 @@ def pictures(record: Record) -> dict[str, dict[str, str]]:
             "search": (draw_search, f"Entropy of α from {entropy[0]:.3f} to {entropy[-1]:.3f}, and losses.")}
     if words := calibration_words(record):
         made["probabilities"] = (draw_probabilities, words[-1])
-    with plt.rc_context():
+    with rc_context():
         set_style()
         return {name: {"src": data_uri(draw(record)), "alt": alt} for name, (draw, alt) in made.items()}
 

@@ -30,7 +30,6 @@ from ..method.choice import Choice
 from ..method.metrics import predict
 from ..method.retrain import TrainConfig
 from ..method.search import SearchConfig, SearchResult
-from ..study.alternatives import ROWS, Alternative, alternatives, compared
 from ..training.checkpoint import FileCheckpoint, State
 from ..training.distributed import Processes
 from ..training.runtime import Runtime
@@ -174,6 +173,8 @@ def beside(settings: Settings, data: Data, own: Choice, record: Mapping[str, obj
     Args:
         record: of the choice, with what calibration did.
     """
+    from autodim.study.alternatives import ROWS, Alternative, alternatives, compared
+
     others = alternatives(data, settings.random_state, progress=settings.progress)
     if not others:
         return None

@@ -8,9 +8,7 @@ __all__ = ['SPREAD', 'platt', 'reliability', 'calibration_record']
 # %% ../../nbs/method/10_calibration.ipynb #1645f92e
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from scipy.special import expit
-from scipy.stats import binomtest
 
 from .metrics import logloss
 
@@ -24,6 +22,8 @@ def platt(logits: np.ndarray, labels: np.ndarray, spread: float = SPREAD) -> tup
     (1.0, 0.0), no change, if a logit is not finite, or the slope comes out not positive: such logits rank no better
     than chance, and another slope would turn them round.
     """
+    from scipy.optimize import minimize  # here, since few commands need it
+
     z, y = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     if not len(z) or not np.isfinite(z).all():
         return 1.0, 0.0
@@ -46,6 +46,8 @@ def platt(logits: np.ndarray, labels: np.ndarray, spread: float = SPREAD) -> tup
 # %% ../../nbs/method/10_calibration.ipynb #e8975258
 def reliability(probabilities: np.ndarray, labels: np.ndarray, groups: int = 10) -> list[dict[str, float]]:
     """Rows [n] in groups by prediction: rows, mean prediction, share of positives, its Wilson interval (95 %)."""
+    from scipy.stats import binomtest  # here, since few commands need it
+
     p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels) > 0.5
     edges = np.unique(np.quantile(p, np.arange(1, groups) / groups)) if len(p) else []
     group, found = np.searchsorted(edges, p, side="right"), []

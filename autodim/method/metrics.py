@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from scipy import stats
 
 from ..data.batches import Part, batches
 from ..training.distributed import Processes
@@ -81,6 +80,8 @@ def delong(labels: Sequence[int], scores: Sequence[Sequence[float]]) -> tuple[np
 
     Labels [n] are 0 or 1, two of each at least; scores [K, n] of each model are larger for the positive class.
     """
+    from scipy import stats  # here, since its import takes half a second
+
     positive, scores = np.asarray(labels) > 0.5, np.asarray(scores, float)
     n1, n0 = int(positive.sum()), int((~positive).sum())
     if min(n1, n0) < 2:

@@ -12,11 +12,12 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 # %% ../../nbs/study/03_inference.ipynb #8d1f55ac
 def half_width(values: Sequence[float], level: float = 0.95) -> float:
     """Half the width of the t interval of a mean; NaN with fewer than two values."""
+    from scipy import stats  # here, since its import takes half a second
+
     n = len(values)
     if n < 2:
         return float("nan")
@@ -41,6 +42,8 @@ class Comparison(NamedTuple):
 # %% ../../nbs/study/03_inference.ipynb #906bd5b9
 def compare(differences: Sequence[float], margin: float = MARGIN) -> Comparison:
     """Paired differences, one a seed, against 0 (t test, Wilcoxon) and against ± `margin` (two one-sided t tests)."""
+    from scipy import stats  # here, since its import takes half a second
+
     d = np.asarray(differences, float)
     n, nan = len(d), float("nan")
     if n < 2 or np.ptp(d) <= 1e-12 * np.abs(d).max():
@@ -76,6 +79,8 @@ def at_space(spaces: Sequence[float], aucs: Sequence[float], space: float, gap: 
 # %% ../../nbs/study/03_inference.ipynb #b4df863d
 def variance_components(groups: Sequence[Sequence[float]]) -> tuple[float, float, float]:
     """Variance between groups, variance within them, and p of the F test that there is none between."""
+    from scipy import stats  # here, since its import takes half a second
+
     if len(groups) < 2 or max(map(len, groups)) < 2:
         raise ValueError(f"groups of {[len(g) for g in groups]} values: expected two, and one of at least two values")
     sizes, ratio, p = np.array([len(g) for g in groups]), *stats.f_oneway(*groups)
