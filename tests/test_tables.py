@@ -643,7 +643,7 @@ def test_too_few_rows_for_three_parts_are_refused(labels):
         split_table(np.array(labels))
 
 
-@pytest.mark.parametrize("validation, test", [(0, 0.1), (0.1, 0), (0.5, 0.5), (-0.1, 0.2), (0.9, 0.4), (math.nan, 0.1)])
+@pytest.mark.parametrize("validation, test", [(0, 0.1), (0.1, -0.1), (0.5, 0.5), (-0.1, 0.2), (0.9, 0.4), (math.nan, 0.1)])
 def test_shares_that_leave_a_part_empty_are_refused(validation, test):
     with pytest.raises(ValueError, match="expected two positive shares"):
         split_table(np.array([0, 1] * 50), validation=validation, test=test)
