@@ -1,6 +1,9 @@
 """A trained model with packed tables: whatever the network, within the budget, from a file, by an edited plan."""
 import json
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -106,6 +109,16 @@ def test_the_interval_covers_the_differences_of_other_rows(trained):
     assert found.error == pytest.approx(np.std(spread), rel=0.2)
     low, high = found.interval()
     assert low <= found.loss <= high and high - low == pytest.approx(392 * found.error)
+
+
+def test_two_processes_find_the_plan_of_one(root):
+    """Each looks at half of the sample's rows, and their sums are added up."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, root / "tests" / "compress_job.py"], capture_output=True, text=True,
+                          env=environment, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(done.stdout.splitlines()) == [f"process {rank} of 2: the same plan" for rank in (0, 1)]
 
 
 # ---------------------------------------------------------------- files
