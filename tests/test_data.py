@@ -543,7 +543,7 @@ def test_bad_tables_are_refused_in_one_line(change, arguments, message):
     (Split(np.arange(6), np.array([6, 7]), np.array([8, 10])), "all of them below 10"),
     (Split(np.arange(6), np.array([6, 7]), np.array([-1, 9])), "all of them below 10"),
     (Split(np.arange(7), np.array([6, 7]), np.array([8, 9])), "none in two parts"),
-    (Split(np.arange(6), np.array([6, 7]), np.array([], dtype=int)), "needs rows in each part"),
+    (Split(np.arange(6), np.array([], dtype=int), np.array([8, 9])), "needs rows to train and to validate"),
     (Split(np.arange(6), np.array([6, 8]), np.array([7, 9])), "all of the val are 0"),
 ])
 def test_bad_splits_are_refused(split, message):

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Record', 'TRIVIAL', 'KINDS', 'SPACE', 'SIZE', 'HEAD', 'SECTIONS', 'PROBABILITIES', 'WITHOUT', 'NOTES', 'TEMPLATES',
-           'printable', 'short', 'bytes_text', 'percent', 'half_width', 'is_chance', 'cautions', 'sizes', 'signed',
-           'rivals_words', 'rivals_table', 'calibration_facts', 'kind_of', 'difference_words', 'uniform_dim', 'advice',
-           'answer', 'by_parameters', 'facts', 'summary', 'new_figure', 'colour', 'styles', 'with_legend',
+           'printable', 'short', 'bytes_text', 'percent', 'naming_rows', 'half_width', 'is_chance', 'cautions', 'sizes',
+           'signed', 'rivals_words', 'rivals_table', 'calibration_facts', 'kind_of', 'difference_words', 'uniform_dim',
+           'advice', 'answer', 'by_parameters', 'facts', 'summary', 'new_figure', 'colour', 'styles', 'with_legend',
            'draw_models', 'draw_curve', 'draw_epochs', 'draw_search', 'calibration_words', 'probabilities_table',
            'draw_probabilities', 'data_uri', 'pictures', 'tables', 'page', 'write_page']
 
@@ -15,6 +15,7 @@ import base64
 import io
 import json
 import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -59,6 +60,12 @@ def percent(share: float) -> str:
     return f"{value:.2f} %" if 0 < value < 1 else f"{value:.1f} %"
 
 # %% ../../nbs/app/02_page.ipynb #f45ee35d
+def naming_rows(record: Record, text: str) -> str:
+    """A text on test rows, which names the validation rows where they stand for them."""
+    rows = r"([Tt])est(?= AUC| Logloss| rows?\b| sets?\b)"
+    return text if record["data"]["rows"]["test"] else re.sub(rows, lambda m: "vV"[m[1] == "T"] + "alidation", text)
+
+
 def half_width(outcome: Record) -> float | None:
     """Half of DeLong's 95 % interval of the test AUC; None where the test rows have too few of a class for one."""
     return None if outcome["test_auc_error"] is None else Z * outcome["test_auc_error"]
@@ -85,6 +92,9 @@ def cautions(record: Record) -> list[str]:
         what = "Worse than no model" if is_chance(chosen) else "Its probabilities are worse than none"
         said.append(f"{what}: the test Logloss is {loss}, where the label's mean alone, given to every row, has "
                     f"{floor:.4g}.")
+    if record["data"]["rows"]["test"] == 0:
+        said.append("No rows were held for a test (test=0): all figures are of the validation rows, which also chose "
+                    "the epochs and the calibration, so they flatter.")
     if not search.get("decided", True):
         said.append(undecided_words(search["alpha_steps"], search["entropy"][-1]))
     return said
@@ -218,6 +228,10 @@ def answer(record: Record) -> list[str]:
         *sizes(record.get("model_bytes")),
         f"Its test AUC is {chosen['test_auc']:.4f}; {interval}.",
     ]
+    if refit := record.get("refit"):
+        sentences.append(f"The model that is kept learnt once more, from all {refit['rows']:,} rows for "
+                         f"{refit['epochs']:g} epochs; the figures are of the one that learnt from the training rows "
+                         "alone, and values that are not among those stay unknown.")
     repeats = record.get("repeats", 1)
     spread = "test rows" + f" and {repeats} seeds" * (repeats > 1)
     sentences += [difference_words(d, spread) for d in record["differences"]]
@@ -245,7 +259,8 @@ def facts(record: Record) -> dict[str, object]:
             "search": {"decided": search.get("decided"), "alpha_steps": search.get("alpha_steps"),
                        "entropy": search["entropy"][-1]},
             "differences": record["differences"], "rivals": record.get("rivals"),
-            "calibration": calibration_facts(record),
+            "calibration": calibration_facts(record), "refit": record.get("refit"),
+            "judged_by": "test rows" if record["data"]["rows"]["test"] else "validation rows",
             "outcomes": [{k: v for k, v in o.items() if k != "history"} for o in record["outcomes"]]}
 
 
@@ -255,7 +270,8 @@ def summary(record: Record, tables: int = 5) -> str:
     largest = by_parameters(record)
     named = ", ".join(f"{f['name']} {f['dim']}" for f in largest[:tables])
     rest = f" and {len(largest) - tables} smaller ones" if len(largest) > tables else ""
-    return "\n".join(printable(line) for line in [*cautions(record), *answer(record), f"Dimensions: {named}{rest}."])
+    said = "\n".join(printable(line) for line in [*cautions(record), *answer(record)])
+    return f"{naming_rows(record, said)}\nDimensions: {printable(named)}{rest}."
 
 # %% ../../nbs/app/02_page.ipynb #9748dac6
 SPACE, SIZE = "Space (% of the widest embedding's parameters)", (4.2, 3.1)
@@ -294,7 +310,7 @@ def draw_models(record: Record) -> "Figure":
     """Test AUC of each trained model against its Space in %, with 95 % intervals (DeLong); hollow: other seeds."""
     figure, outcomes = new_figure(), record["outcomes"]
     ax = figure.subplots()
-    ax.set(xlabel=SPACE, ylabel="AUC on test rows", xlim=(0, 105))
+    ax.set(xlabel=SPACE, ylabel=naming_rows(record, "AUC on test rows"), xlim=(0, 105))
     points = [ax.errorbar(100 * o["space"], o["test_auc"], half_width(o), capsize=3, **style | {"linestyle": "none"})
               for o, style in zip(outcomes, styles(record))]
     for o, style in zip(outcomes, styles(record)):
@@ -603,10 +619,11 @@ def page(record: Record, title: str | None = None) -> str:
     """
     table = record["data"].get("table")
     title = title or (f"Embedding dimensions of {short(table, 60)}" if table else "Embedding dimensions")
-    return TEMPLATES.from_string(HEAD + SECTIONS + WITHOUT + PROBABILITIES + NOTES).render(
+    text = TEMPLATES.from_string(HEAD + SECTIONS + WITHOUT + PROBABILITIES + NOTES).render(
         title=title, record=record, data=record["data"], cautions=cautions(record), answer=answer(record),
         pictures=pictures(record), margin=MARGIN, widest=max(record["candidates"]),
         calibration=calibration_words(record), by_time=record["data"]["split"] != "random", **tables(record))
+    return naming_rows(record, text)
 
 
 def write_page(record: Record, path: str | Path, title: str | None = None) -> None:

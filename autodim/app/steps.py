@@ -7,7 +7,7 @@ __all__ = ['SHORT', 'FAST', 'SMALL', 'SMALL_DROPOUT', 'ALPHA_STEPS', 'ALPHA_TRAV
            'default_batch_size', 'default_tau_decay', 'default_f', 'default_alpha_lr', 'default_dropout',
            'fitted_settings', 'network_of', 'runtime_of', 'warn_of_few_steps', 'check_budget', 'choose_dims',
            'search_config', 'search_step', 'finished_search', 'tidy_search', 'curve_of', 'calibrated', 'beside',
-           'train_step']
+           'refitted', 'train_step']
 
 # %% ../../nbs/app/05_steps.ipynb #672f5c13
 import warnings
@@ -22,7 +22,7 @@ from .storage import Trained
 from autodim.app.workflow import (
     auc_space_curve, choose, make_record, rivals, search_checkpoint, search_dims, train_dims, uniform_within,
 )  # fmt: skip
-from ..data.batches import Data
+from ..data.batches import Data, joined
 from ..data.table import Prepared
 from ..method.backbones import Network
 from ..method.calibration import calibration_record, platt
@@ -182,6 +182,16 @@ def beside(settings: Settings, data: Data, own: Choice, record: Mapping[str, obj
                        record["model_bytes"]["total"])
     return compared(ours, others, data.test.labels.cpu().numpy()) | {"rows": min(ROWS, len(data.train.labels))}
 
+# %% ../../nbs/app/05_steps.ipynb #87d6ee97
+def refitted(
+    prepared: Prepared, own: Choice, d_max: int, config: TrainConfig, network: Network, runtime: Runtime
+) -> torch.nn.Module:
+    """A trained choice trained anew on the rows of all three parts, for the epochs that were best."""
+    data = prepared.data
+    everything = replace(data, train=joined([data.train, data.val, *[data.test] * (data.test is not data.val)]))
+    config = replace(config, epochs=own.best_epoch, last=True)
+    return train_dims(replace(prepared, data=everything), own.dims, d_max, config, network, runtime).model
+
 # %% ../../nbs/app/05_steps.ipynb #58c1ffc2
 def train_step(
     settings: Settings, prepared: Prepared, found: SearchResult, dims: Mapping[str, int] | None = None,
@@ -192,7 +202,8 @@ def train_step(
     Returns: the model to keep and the choices trained by name (its own first), of the first seed; AUC against Space.
     """
     s = fitted_settings(settings, len(prepared.data.train.labels), processes.size)
-    prepared = replace(prepared, data=prepared.data.to(s.device))
+    whole, held = prepared.data.to(s.device), len(prepared.data.test.labels) > 0
+    prepared = replace(prepared, data=whole if held else replace(whole, test=whole.val))
     data, d_max, network, runtime = prepared.data, s.dims[-1], network_of(s), runtime_of(s, processes)
     config = TrainConfig(s.epochs, s.patience, s.batch_size, s.lr, s.sparse, s.weight_decay, s.validations)
     chosen = dict(dims or choose_dims(s, prepared, found.alpha))
@@ -215,6 +226,12 @@ def train_step(
     record["calibration"] = calibration_record(own.scores, data.test.labels.cpu().numpy(), calibration)
     if s.rivals and processes.rank == 0:
         record["rivals"] = beside(s, data, own, record)
-    trained = Trained(prepared.schema, data.vocabularies, prepared.classes, own.dims, own.model, network, record,
+    if not held:
+        record["data"]["rows"]["test"] = record["data"]["positives"]["test"] = 0
+    model = own.model
+    if s.refit:
+        model = refitted(prepared, own, d_max, config, network, runtime)
+        record["refit"] = {"rows": sum(record["data"]["rows"].values()), "epochs": own.best_epoch}
+    trained = Trained(prepared.schema, data.vocabularies, prepared.classes, own.dims, model, network, record,
                       calibration)
     return trained, choices, curve

@@ -27,7 +27,7 @@ def check_labels(column: pd.Series, parts: Split) -> np.ndarray:
         raise DataError(f"label {column.name!r} row {bad[0]}: {found}, expected 0 or 1 (in {len(bad):,} rows)")
     labels = column.to_numpy(dtype=np.float32)
     for name, rows in (("table", slice(None)), *parts._asdict().items()):
-        if labels[rows].min() == labels[rows].max():
+        if len(labels[rows]) and labels[rows].min() == labels[rows].max():
             raise DataError(f"label {column.name!r}: all of the {name} are {labels[rows][0]:.0f}, nothing to learn")
     return labels
 
@@ -48,8 +48,9 @@ def encode_table(
         DataError: see `check_labels` and `as_numbers`, or a row is in two parts. ValueError: see `fit_vocabulary`.
     """
     rows = np.concatenate(split)
-    if min(map(len, split)) == 0 or len(np.unique(rows)) < len(rows) or rows.min() < 0 or rows.max() >= len(frame):
-        raise DataError(f"the split needs rows in each part, all of them below {len(frame)} and none in two parts")
+    if min(map(len, split[:2])) == 0 or len(np.unique(rows)) < len(rows) or rows.min() < 0 or rows.max() >= len(frame):
+        raise DataError(f"the split needs rows to train and to validate, all of them below {len(frame)} and none in "
+                        "two parts")
     labels, fields = check_labels(frame[label], split), frame.columns.drop(label)
     vocabularies, ids = [], np.empty((len(fields), len(frame)), dtype=np.int32)  # [M, n]: a field is one block
     for m, field in enumerate(fields):

@@ -90,6 +90,7 @@ class Preparation:
         rules: what becomes of each column that is a field.
         min_count: a value seen less often in training shares the id of unknown ones.
         split: from labels, int8 [n], and the table to the part of each row, int8 [n]; see `ScatteredSplit`.
+        tested: whether there must be test rows.
         about: anything else to be kept in the manifest, as JSON can hold it.
     """
 
@@ -100,6 +101,7 @@ class Preparation:
     min_count: int = 1
     split: Callable[[np.ndarray, EncodedTable], np.ndarray] = ScatteredSplit()
     about: Mapping[str, object] | None = None
+    tested: bool = True
 
 # %% ../../nbs/data/07_prepare.ipynb #afb6290e
 PARTS = ("train", "val", "test")
@@ -168,7 +170,7 @@ def write_prepared(
     by_part = np.bincount(2 * parts + labels, minlength=8).reshape(4, 2)[:3]
     rows, positives = (dict(zip(PARTS, n.tolist())) for n in (by_part.sum(1), by_part[:, 1]))
     for part, found in zip(PARTS, by_part):
-        if found.min() == 0:
+        if found.min() == 0 and (found.any() or part != "test" or plan.tested):
             raise DataError(f"label {plan.label!r}: the {found.sum():,} rows that fall to {part} have one class; more "
                             "rows are needed")
 

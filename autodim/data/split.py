@@ -31,8 +31,8 @@ def split_of(parts: np.ndarray) -> Split:
 
 # %% ../../nbs/data/02_split.ipynb #47b0e0ac
 def check_fractions(fractions: Sequence[float]) -> None:
-    """Raises ValueError unless they are three positive numbers that sum to 1."""
-    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
+    """Raises ValueError unless they are three positive numbers that sum to 1; the last, of the test, may be 0."""
+    if len(fractions) != 3 or min(fractions[:2]) <= 0 or fractions[2] < 0 or abs(sum(fractions) - 1) > 1e-9:
         raise ValueError(f"fractions {tuple(fractions)}: expected three positive numbers that sum to 1")
 
 
@@ -41,7 +41,7 @@ def consecutive_parts(order: np.ndarray, fractions: Sequence[float]) -> list[np.
     check_fractions(fractions)
     ends = np.rint(np.cumsum(fractions)[:2] * len(order)).astype(np.int64)
     parts = np.split(order, ends)
-    if min(len(p) for p in parts) == 0:
+    if min(len(p) for p, share in zip(parts, fractions) if share > 0) == 0:
         raise DataError(f"{len(order)} rows are too few to be split into fractions {tuple(fractions)}")
     return parts
 
@@ -71,7 +71,7 @@ class SplitOptions:
 
     Args:
         time: the oldest rows train and the newest test, by this column; None: at random, stratified by label.
-        validation, test: shares of the rows, positive, which leave rows to train.
+        validation, test: shares of the rows, which leave rows to train; a test of 0 holds none.
         seed: of the random split.
     """
 
@@ -81,9 +81,9 @@ class SplitOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (self.validation > 0 and self.test > 0 and self.validation + self.test < 1):
+        if not (self.validation > 0 and self.test >= 0 and self.validation + self.test < 1):
             raise ValueError(f"validation={self.validation}, test={self.test}: expected two positive shares that leave "
-                             "rows to train")
+                             "rows to train; test may be 0")
 
 
 def parts_of_rows(labels: np.ndarray, options: SplitOptions, times: np.ndarray | None = None) -> np.ndarray:
@@ -106,12 +106,12 @@ def parts_of_rows(labels: np.ndarray, options: SplitOptions, times: np.ndarray |
     rng = np.random.default_rng(options.seed)
     for value in (0, 1):
         rows = rng.permutation(np.flatnonzero(labels == value).astype(np.int32))
-        if len(rows) < 3:
+        if len(rows) < 2 + (options.test > 0):
             raise DataError(f"{len(rows)} rows of class {value} among {len(labels)} (n_samples={len(labels)}): each of "
                             "training, validation and test needs one; more data are needed")
-        n_val, n_test = (max(1, round(share * len(rows))) for share in (options.validation, options.test))
+        n_val, n_test = (max(share > 0, round(share * len(rows))) for share in (options.validation, options.test))
         if n_val + n_test >= len(rows):
-            n_val = n_test = 1
+            n_val, n_test = 1, int(options.test > 0)
         parts[rows[len(rows) - n_val - n_test : len(rows) - n_test]] = 1
         parts[rows[len(rows) - n_test :]] = 2
     return parts

@@ -212,7 +212,7 @@ def plan_of(
                            lambda name, kind: count_texts(table, name, kind, labels, folds))
     about = {"schema": asdict(schema), "classes": classes.tolist(), "split": split.time or "random",
              "table": file.name}
-    return Preparation(file.name, label, rules, texts, options.min_count, lambda *_: parts, about)
+    return Preparation(file.name, label, rules, texts, options.min_count, lambda *_: parts, about, split.test > 0)
 
 # %% ../../nbs/data/09_table.ipynb #ab1d4132
 def warn_of_empty(cardinalities: Mapping[str, int], min_count: int) -> None:

@@ -36,6 +36,7 @@ class TrainConfig:
     sparse: bool = field(default=False, metadata={"omit_if_default": True})  # lazy Adam on the tables
     weight_decay: float = field(default=0.0, metadata={"omit_if_default": True})  # L2 on the embeddings; see `Adam`
     validations: int = field(default=1, metadata={"omit_if_default": True})  # in each epoch
+    last: bool = field(default=False, metadata={"omit_if_default": True})  # keep the last weights; no early end
 
     def __post_init__(self) -> None:
         if min(self.epochs * self.validations, self.validations, self.batch_size - 1) < 1 or self.patience <= 0:
@@ -94,7 +95,7 @@ class Fitting:
         best = max(((row["auc_val"], -row["logloss_val"]) for row in self.history), default=(-1.0, 0.0))
         n, parts = len(self.history) + 1, self.config.validations
         self.history.append(dict(zip(HISTORY, (n / parts if n % parts else n // parts, loss, val.auc, val.logloss))))
-        if (val.auc, -val.logloss) > best:
+        if self.config.last or (val.auc, -val.logloss) > best:
             self.best = n
             self.best_weights = {name: t.clone() for name, t in self.model.state_dict().items()}
 
