@@ -156,6 +156,15 @@ def test_a_run_of_another_version_is_not_taken_for_a_damaged_one(copy, trained):
     assert files(copy) == before
 
 
+def test_a_table_of_another_version_is_not_taken_for_a_damaged_one(copy, trained):
+    path = copy / "table" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
+    code, _, err = call("report", copy)
+    assert code == 1 and "another version of autodim (format 99)" in err and "`autodim prepare` again" in err
+    assert call("prepare", trained.parent / "clicks.csv", "--label", "click", "--run", copy)[0] == 0
+    assert call("report", copy)[0] == 0
+
+
 def test_a_damaged_run_is_prepared_anew_and_that_is_said(copy, trained):
     (copy / "run.json").write_text("{")
     code, _, err = call("prepare", trained.parent / "clicks.csv", "--label", "click", "--run", copy)

@@ -218,7 +218,9 @@ def test_a_path_in_a_folder_is_prepared_once_and_fits_as_a_frame_does(time, tmp_
         model = clone(quick).set_params(folder=folder).fit(str(tmp_path / "t.csv"), label="click")
         np.testing.assert_array_equal(model.predict_proba(tmp_path / "t.csv"), expected)
         np.testing.assert_array_equal(model.predict_proba(X), expected)
-    assert (tmp_path / "kept" / "table" / "manifest.json").is_file() and not list((tmp_path / "temporary").iterdir())
+    assert (tmp_path / "kept" / "table" / "manifest.json").is_file()
+    left = [path.name for path in (tmp_path / "temporary").iterdir()]
+    assert not [name for name in left if not name.startswith("torchinductor")]  # PyTorch makes that at its first need
     X.to_csv(tmp_path / "x.csv", index=False)  # labels by themselves
     np.testing.assert_array_equal(clone(quick).fit(tmp_path / "x.csv", Y).predict_proba(tmp_path / "x.csv"), expected)
     with pytest.raises(DataError, match="fields: column 'price' is not in the table; it has user"):

@@ -34,7 +34,11 @@ def prepared_of(run: Mapping[str, object], folder: Path) -> Prepared:
     """A run's prepared table; DataError: it is gone, damaged, or another than the run's."""
     key, again = key_of_table(folder), "give `autodim prepare` again"
     if key is None:
-        raise DataError(f"{folder / 'table'} is missing or damaged: {again}")
+        words = "is missing or damaged"
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            made = json.loads((folder / "table" / "manifest.json").read_text(encoding="utf-8"))
+            words = f"was prepared by another version of autodim (format {made['format']})"
+        raise DataError(f"{folder / 'table'} {words}: {again}")
     try:
         prepared = open_table(folder / "table") if key == run["key"] else None
     except DataError:

@@ -548,9 +548,11 @@ def parallel(work: Callable, calls: Sequence[tuple], workers: int = 1) -> Iterat
 
     On a cluster: call it within `joblib.parallel_config(backend="dask")`.
     """
-    threads = Parallel(os.cpu_count(), backend="threading", return_as="generator")
-    pool = threads if workers == 1 else Parallel(workers, return_as="generator")
-    return pool(delayed(work)(*call) for call in calls)
+    if workers > 1:
+        yield from Parallel(workers, return_as="generator")(delayed(work)(*call) for call in calls)
+    else:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # which ends when no thread writes any more
+            yield from pool.map(work, *zip(*calls))
 
 
 def read_files(
