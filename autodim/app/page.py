@@ -230,8 +230,8 @@ def answer(record: Record) -> list[str]:
     ]
     if refit := record.get("refit"):
         sentences.append(f"The model that is kept learnt once more, from all {refit['rows']:,} rows for "
-                         f"{refit['epochs']:g} epoch{'s' * (refit['epochs'] != 1)}; the figures are of the one that learnt from the "
-                         "training rows alone, and values that are not among those stay unknown.")
+                         f"{refit['epochs']:g} epoch{'s' * (refit['epochs'] != 1)}; the figures are of the one that "
+                         "learnt from the training rows alone, and values that are not among those stay unknown.")
     repeats = record.get("repeats", 1)
     spread = "test rows" + f" and {repeats} seeds" * (repeats > 1)
     sentences += [difference_words(d, spread) for d in record["differences"]]
