@@ -256,7 +256,8 @@ For each field, by its line in `vocabularies.json`:
    are not above v. `criteo`: the integer part of v for v <= 2, else floor(ln(v)^2).
 3. The id is the key's place in `values`, counted from 1.
 4. **Out of vocabulary:** a key that is not in `values` is id 0, as are the values that were rare in training. An id
-   that its field does not have is taken for 0 by `model.onnx`, and refused by the other libraries.
+   that its field does not have is taken for 0 by `model.onnx` and FBGEMM's fused tables (which refuse -1), and
+   refused by the other libraries.
 
 Check your encoder by `example.json`: each `row` gives its `ids`, and these its `probability`.
 """

@@ -46,7 +46,7 @@ def fbgemm_outcomes() -> dict[str, str]:
 
 
 def fused_outcomes(outside: np.ndarray, sizes: list[int]) -> list[str]:
-    """What FBGEMM's fused tables, which lie one behind the other, say to each row of ids [n, M]."""
+    """What FBGEMM's fused tables, which lie one behind the other, say to each row of ids [n, M]; "runs": as to id 0."""
     from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
     from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
         ComputeDevice, SplitTableBatchedEmbeddingBagsCodegen,
@@ -54,7 +54,15 @@ def fused_outcomes(outside: np.ndarray, sizes: list[int]) -> list[str]:
 
     specs = [(size, 4, EmbeddingLocation.HOST, ComputeDevice.CPU) for size in sizes]
     fused, ends = SplitTableBatchedEmbeddingBagsCodegen(embedding_specs=specs), torch.arange(len(sizes) + 1)
-    return [outcome(lambda: fused(torch.from_numpy(row), ends)) for row in outside]
+    fused.init_embedding_weights_uniform(-1.0, 1.0)
+
+    def look_up(row: np.ndarray) -> None:
+        plain = np.where((row >= 0) & (row < sizes), row, 0)
+        found, expected = (fused(torch.from_numpy(ids.copy()), ends) for ids in (row, plain))  # it changes ids in place
+        if not torch.equal(found, expected):
+            raise ArithmeticError("another row was read")
+
+    return [outcome(lambda: look_up(row)) for row in outside]
 
 
 def load_torchrec(folder: Path, ids: np.ndarray, outside: np.ndarray) -> Result:
