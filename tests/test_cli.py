@@ -1,6 +1,4 @@
 """The command line: exit codes, what is printed where, resumption after a kill, and the files that are left."""
-import contextlib
-import io
 import json
 import os
 import random
@@ -18,6 +16,7 @@ import onnxruntime
 import pandas as pd
 import pytest
 import torch
+from written import call
 
 from autodim.app.cli import main, make_parser
 from autodim.app.commands import COMMANDS
@@ -38,17 +37,6 @@ def write_clicks(path: Path, n: int = 500, seed: int = 0) -> Path:
     pd.DataFrame({"user": [f"u{u}" for u in user], "item": item, "price": rng.gamma(2, 5, n).round(2),
                   "click": (rng.random(n) < chance).astype(int)}).to_csv(path, index=False)
     return path
-
-
-def call(*arguments: object) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = main([str(a) for a in arguments])
-        except SystemExit as stop:
-            code = stop.code
-    return code, out.getvalue(), err.getvalue()
 
 
 def files(folder: Path) -> dict[str, bytes]:

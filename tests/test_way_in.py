@@ -1,15 +1,13 @@
 """Tables as strangers write them: other separators, no header, other names, decimal commas, labels by a rule."""
-import contextlib
 import gzip
-import io
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from written import call
 
-from autodim.app.cli import main
 from autodim.app.estimator import AutoDim, load
 from autodim.data.columns import ColumnOptions, ReadOptions, positive_labels
 from autodim.data.files import DataError
@@ -40,14 +38,6 @@ def prepared(path: Path, label: str = "click", **reading: object):
         warnings.simplefilter("always")
         made = prepare(path, label, options)
     return made, [str(w.message) for w in caught if str(w.message).startswith(f"{path}: ")]
-
-
-def call(*arguments: object) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main([str(a) for a in arguments])
-    return code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")

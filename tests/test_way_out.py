@@ -1,6 +1,4 @@
 """The model that is kept: trained again on all rows, or on a table that holds no test rows."""
-import contextlib
-import io
 import json
 import warnings
 from pathlib import Path
@@ -10,8 +8,8 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.model_selection import cross_val_score
+from written import call
 
-from autodim.app.cli import main
 from autodim.app.estimator import AutoDim, load
 from autodim.app.export import write_exports
 from autodim.app.page import facts, page
@@ -37,14 +35,6 @@ def fitted(table: pd.DataFrame = TABLE, **settings: object) -> AutoDim:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return AutoDim(**QUICK | settings).fit(table, label="click")
-
-
-def call(*arguments: object) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main([str(a) for a in arguments])
-    return code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")

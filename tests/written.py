@@ -1,9 +1,12 @@
-"""Tables as somebody may have written them: text files for the tests of portions and of stream."""
+"""Tables as somebody may have written them, and commands as somebody types them."""
+import contextlib
 import csv
 import io
 
 import numpy as np
 import pandas as pd
+
+from autodim.app.cli import main
 
 NASTY = ["a", "b", "c", "d,e", 'say "hi"', "two\nlines", "é", "\U0001f600", " x ", "'", "a\r\nb", '5" pipe', "NA", "null",
          "0", "-1", "\t", '"', "\ufeff", "007", "#", "\\", "\x00"]  # fmt: skip
@@ -49,3 +52,14 @@ def written(rng, frame, layout, columns):
 def rows_of(n):
     rng = np.random.default_rng(99)  # not the seed of the split: its first lots would be the labels' draws
     return [f"{int(y)},{v}" for y, v in zip(rng.random(n) < 0.4, rng.integers(0, 9, n))]
+
+
+def call(*arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main([str(a) for a in arguments])
+        except SystemExit as stop:
+            code = stop.code
+    return code, out.getvalue(), err.getvalue()
