@@ -10,7 +10,7 @@ import torch.nn as nn
 from autodim.data.files import DataError
 from autodim.memory.allocation import Components, allocate, components, packed_bytes
 from autodim.memory.packing import (
-    PackedEmbedding, PackedTables, best_step, load_packed, pack, quantise, save_packed, step_of,
+    LOOKUP_BYTES, PackedEmbedding, PackedTables, best_step, load_packed, pack, quantise, save_packed, step_of,
 )  # fmt: skip
 from autodim.memory.sensitivity import BLOCKS, Sensitivity, Table, frequency_groups
 
@@ -50,9 +50,7 @@ def read_bit_by_bit(tables: PackedTables) -> list[np.ndarray]:
             own, widths = widths[: h.kept], widths[h.kept:]
             scales = [step_of(next(steps)).item() if b else 0.0 for b in own]
             y = np.zeros((end - start, h.kept))
-            cells = ([(i, j) for i in range(end - start) for j in range(h.kept)] if tables.by_row else
-                     [(i, j) for j in range(h.kept) for i in range(end - start)])
-            for i, j in cells:
+            for i, j in np.ndindex(y.shape):
                 code, bits = sum(bit << n for n, bit in enumerate(bits[: own[j]])), bits[own[j]:]
                 y[i, j] = (code - (2 ** own[j] - 1) / 2) * scales[j]
             rows.append(mean.numpy() + y @ matrix.numpy())
@@ -62,10 +60,12 @@ def read_bit_by_bit(tables: PackedTables) -> list[np.ndarray]:
 
 
 @seeds
-@pytest.mark.parametrize("by_row", [True, False])
-def test_lookups_are_what_a_reader_bit_by_bit_finds(seed, by_row):
+@pytest.mark.parametrize("room", [LOOKUP_BYTES, 9_000, 3_000, 0, -1_000_000])
+def test_lookups_are_what_a_reader_bit_by_bit_finds(seed, room):
+    """Decoded, and by chunks of four, two and one bits, whatever room there is for sums."""
     offers, plans, counts = random_tables(seed)
-    tables, ranked = pack(offers, plans, counts, True, by_row), pack(offers, plans, counts, False, by_row)
+    tables, ranked = (PackedTables(t.headers, t.state_dict(), room)
+                      for t in (pack(offers, plans, counts), pack(offers, plans, counts, False)))
     expected = read_bit_by_bit(tables)
     ids = torch.stack([torch.randint(0, h.rows, (50,)) for h in tables.headers], 1)
     wanted = np.concatenate([e[ids[:, m]] for m, e in enumerate(expected)], 1)
@@ -155,7 +155,7 @@ def test_ids_outside_their_table_and_values_beyond_float16():
 @seeds
 def test_a_file_comes_back_bit_for_bit_and_has_the_bytes_that_were_counted(seed, tmp_path):
     offers, plans, counts = random_tables(seed)
-    modules = {"embedding": pack(offers, plans, counts), "linear.weights": pack(offers, plans, counts, False, False)}
+    modules = {"embedding": pack(offers, plans, counts), "linear.weights": pack(offers, plans, counts, False)}
     save_packed(modules, tmp_path / "t")
     again = load_packed(tmp_path / "t")
     assert list(again) == list(modules)
@@ -183,7 +183,7 @@ def test_other_versions_other_files_and_tensors_that_do_not_fit(tmp_path):
     offers, plans, counts = random_tables(1)
     tables = pack(offers, plans, counts)
     path = tmp_path / "tables.safetensors"
-    about = {"format": 1, "modules": {"embedding": {"by_row": True, "tables": tables.headers}}}
+    about = {"format": 1, "modules": {"embedding": {"tables": tables.headers}}}
     state = {f"embedding/{name}": t for name, t in tables.state_dict().items()}
 
     def written(tensors, about):
