@@ -10,7 +10,7 @@ __all__ = ['PIECE', 'BLOCKS', 'Table', 'model_tables', 'Groups', 'frequency_grou
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -119,16 +119,18 @@ def lookups(modules: Iterable[nn.Module]) -> Iterator[list[tuple[nn.Module, torc
 
 
 def row_gradients(
-    forward: Callable[[torch.Tensor], torch.Tensor], modules: Iterable[nn.Module], batch: torch.Tensor
-) -> list[tuple[nn.Module, torch.Tensor, torch.Tensor]]:
-    """Each lookup of a batch: the module, its indices [B, ...], and √(p(1-p)) ∂logit/∂e [B, ..., d]."""
+    forward: Callable[[Any], torch.Tensor], modules: Iterable[nn.Module], batch: Any, of_loss: bool = False
+) -> tuple[int, list[tuple[nn.Module, torch.Tensor, torch.Tensor]]]:
+    """Rows B of a batch; and each lookup: the module, its indices [...], and √(p(1-p)) ∂logit/∂e [..., d].
+
+    With `of_loss`, `forward` gives each row's loss [B] instead of its logit, and it is ∂loss/∂e.
+    """
     with torch.enable_grad(), lookups(modules) as found:
-        logits = forward(batch).flatten()  # [B]
-        gradients = torch.autograd.grad(logits.sum(), [leaf for _, _, leaf in found], allow_unused=True)
-    p = logits.detach().sigmoid()
-    weight = (p * (1 - p)).sqrt()
-    return [(module, index, g * weight.view(-1, *[1] * (g.dim() - 1)))
-            for (module, index, _), g in zip(found, gradients) if g is not None]
+        out = forward(batch).flatten()  # [B]
+        p = out.detach().sigmoid()
+        weight = torch.ones_like(p) if of_loss else (p * (1 - p)).sqrt()
+        gradients = torch.autograd.grad((out * weight).sum(), [leaf for _, _, leaf in found], allow_unused=True)
+    return len(out), [(module, index, g) for (module, index, _), g in zip(found, gradients) if g is not None]
 
 # %% ../../nbs/memory/01_sensitivity.ipynb #50a173c3
 @dataclass(frozen=True)
@@ -174,13 +176,14 @@ def sample_rows(part: Part | DiskPart, n: int = 60_000) -> Part:
 
 @torch.no_grad()
 def sensitivities(
-    forward: Callable[[torch.Tensor], torch.Tensor], tables: Sequence[Table], counts: Sequence[torch.Tensor],
-    groups: Sequence[Groups], batches: Iterable[torch.Tensor], processes: Processes = Processes(),
+    forward: Callable[[Any], torch.Tensor], tables: Sequence[Table], counts: Sequence[torch.Tensor],
+    groups: Sequence[Groups], batches: Iterable[Any], processes: Processes = Processes(), of_loss: bool = False,
 ) -> list[Sensitivity]:  # fmt: skip
     """The sensitivity of each table, by one backward pass over batches of training rows.
 
     Args:
-        forward: maps a batch to logits [B]; a model in evaluation mode, in which rows do not meet.
+        forward: maps a batch to logits [B], or to losses [B] with `of_loss`; a model in evaluation mode, in which
+            rows do not meet.
         counts, groups: of each field: training rows of each value [v], and `frequency_groups` of them.
         batches: what `forward` takes; of several processes each has its own share.
 
@@ -195,8 +198,9 @@ def sensitivities(
     sums = [torch.zeros(BLOCKS, len(groups[t.field].starts), d, d).double() for t, d in zip(tables, sizes)]
     rows = torch.zeros(BLOCKS).double()
     for number, batch in enumerate(batches):
-        rows[number % BLOCKS] += len(batch)
-        for module, index, g in row_gradients(forward, modules, batch):
+        size, found = row_gradients(forward, modules, batch, of_loss)
+        rows[number % BLOCKS] += size
+        for module, index, g in found:
             index, g = index.flatten().cpu(), g.flatten(0, -2).cpu().double()  # [L], [L, d]
             for table, total in zip(tables, sums):
                 if table.module is module:
