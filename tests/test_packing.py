@@ -12,7 +12,7 @@ from autodim.memory.allocation import Components, allocate, components, packed_b
 from autodim.memory.packing import (
     LOOKUP_BYTES, PackedEmbedding, PackedTables, best_step, load_packed, pack, quantise, save_packed, step_of,
 )  # fmt: skip
-from autodim.memory.sensitivity import BLOCKS, Sensitivity, Table, frequency_groups
+from autodim.memory.sensitivity import BLOCKS, Groups, Sensitivity, Table, frequency_groups
 
 seeds = pytest.mark.parametrize("seed", range(8))
 
@@ -104,6 +104,22 @@ def test_values_that_training_never_saw_get_the_mean():
     unseen = packed(torch.tensor([[0, 2], [6, 2]]))
     torch.testing.assert_close(unseen, s.mean().float().expand(2, 2, 3), rtol=1e-3, atol=1e-3)
     assert (packed(torch.arange(12))[counts > 0] - s.table.weight()[counts > 0]).abs().max() < 0.05
+
+
+def test_a_large_table_without_a_bit_is_its_mean():
+    """There are no codes to read then; and no row to look up in an empty batch."""
+    offers, plans, counts = random_tables(0)
+    groups, table = Groups(torch.arange(3000), (0, 20)), Table("t", 0, nn.Embedding(3000, 2), slice(0, 3000))
+    offer = Components(table, groups, torch.ones(2).double(), torch.eye(2).double(), torch.eye(2).double(),
+                       torch.ones(2, 2).double(), torch.ones(2, 2))
+    packed = pack([offer], [torch.zeros(2, 2, dtype=torch.uint8)], [torch.ones(3000)])
+    assert len(packed.codes) == 0 and packed.resident_bytes() < 8000
+    assert torch.equal(packed(torch.tensor([[0], [2999]])), torch.ones(2, 2))
+    assert PackedEmbedding(packed)(torch.zeros(0, 3).long()).shape == (0, 3, 2)
+    tables = pack(offers, plans, counts)
+    for room in (LOOKUP_BYTES, -1_000_000):
+        empty = PackedTables(tables.headers, tables.state_dict(), room)(torch.zeros(0, len(offers)).long())
+        assert empty.shape == (0, sum(tables.dims))
 
 
 def test_wide_models_and_tables_with_several_to_a_field():

@@ -244,27 +244,21 @@ class Coded(Part):
             lists.append([row + 2**chunk * p if p < len(own) else 0 for p in order])
             row += own.shape[:2].numel()
         vectors = torch.cat([torch.zeros_like(sums[0][0]), *(own.flatten(0, 1) for own in sums)])
-        windows = torch.arange(-(-self.bytes // 7)) * 56  # of eight bytes, seven can be read whole from any bit on
-        for name, tensor in (("vectors", vectors), ("bits", torch.tensor(bits)), ("windows", windows),
+        span = torch.arange(self.bytes + 1).view(-1, 1)
+        for name, tensor in (("vectors", vectors), ("bits", torch.tensor(bits)), ("span", span),
                              ("lists", torch.tensor(lists, dtype=torch.int32)), ("rank", torch.tensor(first_rank)),
                              ("bounds", torch.tensor(first[1:]).long())):
             self.register_buffer(name, tensor, persistent=False)
 
     def chunks(self, bit: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         """The chunks of rows that begin at these bits [N]: uint8 [N, chunks], first the lowest of each byte."""
-        if len(codes) < 8:
-            codes = F.pad(codes, (0, 8))
-        if len(self.windows) > 1:
-            bit = (bit.unsqueeze(1) + self.windows).flatten()
-        byte = (bit >> 3).clamp_(max=len(codes) - 8)
-        window = codes.unfold(0, 8, 1).index_select(0, byte).view(torch.int64)  # [N · windows, 1]
-        found = (window >> (bit - (byte << 3)).unsqueeze(1)).view(torch.uint8)
-        if len(self.windows) > 1:
-            found = found[:, :7].reshape(-1, 7 * len(self.windows))
-        found = found[:, : self.bytes]
+        codes = codes if len(codes) else F.pad(codes, (0, 1))
+        at = ((bit >> 3) + self.span).clamp_(max=len(codes) - 1)  # [bytes + 1, N]: long rows are what PyTorch likes
+        read, shift = codes.index_select(0, at.flatten()).view_as(at), (bit & 7).to(torch.uint8)
+        found = read[:-1] >> shift | read[1:] << (8 - shift)
         if self.chunk < 8:
-            found = torch.cat([found >> s & (2**self.chunk - 1) for s in range(0, 8, self.chunk)], 1)
-        return found
+            found = torch.cat([found >> s & (2**self.chunk - 1) for s in range(0, 8, self.chunk)])
+        return found.t()
 
     def forward(self, ids: torch.Tensor, codes: torch.Tensor, ranks: torch.Tensor | None) -> torch.Tensor:
         place = self.places(ids)
