@@ -124,6 +124,34 @@ def test_groups_where_they_pay_for_the_places_of_ids():
         assert (found.model(ids) - model(ids)).square().mean() < 0.1 * model(ids).var()
 
 
+class Twice(nn.Module):
+    """One weight, used with and without padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.net = nn.Embedding(300, 4, padding_idx=0), nn.Embedding(300, 4), nn.Linear(8, 1)
+        self.b.weight = self.a.weight
+
+    def forward(self, ids):
+        return self.net(torch.cat([self.a(ids[:, 0]), self.b(ids[:, 1])], 1).tanh())
+
+
+def test_a_row_that_is_padding_in_one_place_only_is_kept():
+    torch.manual_seed(0)
+    model, ids = Twice(), torch.randint(1, 300, (2000, 2)) * (torch.rand(2000, 2) < 0.5)
+    model.a.weight.data += 0.5
+    model.a.weight.data[0] = 0
+    found = compress_modules(model, list(ids.split(100)), 1e6)
+    assert not found.model.a(torch.tensor([0])).any()
+    assert found.model.b(torch.tensor([0])).abs().max() < 0.1 < model.b.weight.abs().max()
+    model = nn.Sequential(nn.Embedding(300, 4, padding_idx=0), nn.Linear(4, 1))
+    model[0].weight.data += 3
+    model[0].weight.data[0] = 0
+    found = compress_modules(model, list((ids[:, 0]).split(100)), 1e6)
+    assert not found.model[0](torch.tensor([0])).any()
+    assert (found.modules["0"].means.float() - 3).abs().max() < 0.5  # of the rows that are none of padding
+
+
 def test_a_packed_table_of_another_shape_is_refused():
     model = nn.Sequential(nn.Embedding(30, 2), nn.Linear(2, 1))
     found = compress_modules(model, [torch.arange(30)], 1e4)

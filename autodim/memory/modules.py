@@ -140,8 +140,8 @@ def lookup_counts(
             with lookups(rows.values()) as found:
                 total += len(forward(batch).flatten())
             for module, index, _ in found:
-                own = counts[names[id(module)]]
-                own += torch.bincount(index.flatten().cpu(), minlength=len(own))
+                ids = index.flatten().cpu().long()
+                counts[names[id(module)]].index_add_(0, ids, torch.ones_like(ids))
     if not total:
         raise ValueError("no batches: expected training rows in a list or a DataLoader, as they are read twice")
     if unused := [name for name, own in counts.items() if not own.any()]:
@@ -185,9 +185,9 @@ def compress_modules(
         pass  # complains
     total, counts = lookup_counts(out, rows, batches)
     for name, m in found.items():
-        for silent in {s.padding_idx for s in measured.modules() if isinstance(s, Lookup) and s.rows is rows[name]}:
-            if silent is not None:
-                counts[name][silent] = 0
+        silent = {s.padding_idx for s in measured.modules() if isinstance(s, Lookup) and s.rows is rows[name]}
+        if len(silent) == 1 and None not in silent:  # padding alone, wherever the table is used
+            counts[name][silent.pop()] = 0
     step, counts = max(1, total // sample), list(counts.values())
     plans = []
     for n in (1, 16):
