@@ -1,5 +1,8 @@
 """Tables of anybody's model: against PyTorch's own lookups, loops over rows, and what cannot be packed."""
 import copy
+import json
+import os
+import subprocess
 
 import numpy as np
 import pytest
@@ -200,3 +203,16 @@ def test_weights_that_another_layer_uses():
         embedding_modules(model)
     both = nn.Sequential(nn.Embedding(8, 4), copy.deepcopy(model))
     assert list(embedding_modules(both, keep=["1.0"])) == ["0"]
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("library", ["deepctr", "fuxictr"])
+def test_models_of_other_libraries_are_packed_as_they_are(library, root):
+    home = root / ".peers" / "exports"
+    if not (home / ".installed").exists():
+        pytest.skip("no .peers/exports with DeepCTR-Torch and FuxiCTR: run `make peers`")
+    done = subprocess.run([home / "bin" / "python", root / "scripts" / "peers" / "pack_modules.py", library],
+                          capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(root)}, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["share"] <= 0.2 and found["error"] < 0.05 and len(found["tables"]) >= 3
