@@ -149,7 +149,7 @@ class Compressor:
         self.offers = [components(s) for s in found]
         self.vocabularies = (renumbered_vocabularies(data.vocabularies, self.groups) if settings.renumbered
                              else data.vocabularies)
-        self.full_bytes = 4 * sum(s.table.weight().numel() for s in found)
+        self.full_bytes = 4 * sum(len(c.groups.order) * len(c.mean) for c in self.offers)
 
     def parts(self) -> dict[str, list[int]]:
         """Which of the offers belong to which module."""
