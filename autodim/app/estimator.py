@@ -25,7 +25,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from .page import page, summary, write_page
 from .settings import Settings, check_settings, documented
 from .settings import settings_from_dict, settings_to_dict, table_options
-from .steps import check_budget, search_step, train_step
+from .steps import check_budget, compress_step, search_step, train_step
 from .storage import Trained, load_trained, read_with_care, save_trained
 from ..data.batches import Part
 from ..data.files import DataError
@@ -204,6 +204,8 @@ class AutoDim(TrainedClassifier, Settings):
         check_budget(settings, prepared)
         found = search_step(settings, prepared)
         trained, self.outcomes_, self.curve_ = train_step(settings, prepared, found)
+        if settings.packed or settings.max_loss is not None:
+            trained = compress_step(settings, trained, prepared)
         self.alpha_ = pd.DataFrame(found.alpha.numpy(), prepared.data.fields, settings.dims)
         self.search_history_ = found.history
         return self._take(trained)
