@@ -261,7 +261,8 @@ def answer(record: Record) -> list[str]:
         f"DeLong's 95 % interval is {max(0, chosen['test_auc'] - half):.4f} to {min(1, chosen['test_auc'] + half):.4f}")
     named = f"{short(record['data']['table'], 60)}: " if record.get("data", {}).get("table") else ""
     sentences = [
-        *compression_words(record), f"{named}{chosen['name']} keeps {percent(chosen['space'])} of the widest embedding's parameters: "
+        *compression_words(record),
+        f"{named}{chosen['name']} keeps {percent(chosen['space'])} of the widest embedding's parameters: "
         f"{chosen['parameters']:,} of {widest:,}, in {bytes_text(chosen['bytes'])}.",
         *sizes(record.get("model_bytes")),
         f"Its test AUC is {chosen['test_auc']:.4f}; {interval}.",
@@ -370,7 +371,7 @@ def draw_curve(record: Record) -> "Figure":
 
 # %% ../../nbs/app/02_page.ipynb #f42663b1
 def draw_bytes(record: Record) -> "Figure":
-    """Validation AUC against bytes of tables: as trained, uniform dimensions, uniform bits, and ours along the budget."""
+    """Validation AUC against bytes of tables: as trained, uniform dimensions, uniform bits, ours along the budget."""
     figure, found, drawn = new_figure(), record["compression"], {}
     ax = figure.subplots()
     lines = {"uniform bits": "s:", "ours": "o-"}
@@ -544,8 +545,8 @@ SECTIONS = """
 <figcaption>{{ caller() }}</figcaption></figure>
 {% endmacro %}
 {% if record.compression is defined %}<section><h2>Packed tables</h2>
-<div class="pictures">{% call picture("bytes") %}The tables packed after training, within one budget after another, in bits
-where they are worth most, beside the same number of bits for all and models of one dimension. On the validation rows;
+<div class="pictures">{% call picture("bytes") %}The tables packed after training, within one budget after another, in
+bits where they are worth most, beside the same number of bits for all and models of one dimension. On the validation rows;
 the ring is what was chosen.{% endcall %}
 {{ table(["tables", "size", "validation AUC"], budgets_packed) }}</div></section>
 {% endif %}

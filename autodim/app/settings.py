@@ -187,7 +187,7 @@ class MethodSettings:
         "candidate dimensions, increasing; 4,8,12,16 for tables that FBGEMM or TorchRec will hold",
         CANDIDATES, "search", metavar="2,4,..", read=read_counts)] = (2, 4, 6, 8, 10)
     max_space: Annotated[float | None, Setting(
-        "budget, as a share of the widest embedding's float32 tables, such as 0.4, or 0.05 of packed ones; without one, "
+        "budget, as a share of the widest embedding's float32 tables, such as 0.4, or 0.05 if packed; without one, "
         "dimensions are as alpha says (Eq. 13)", BUDGET, "train compress")] = None
     max_bytes: Annotated[int | None, Setting(
         "budget of the tables in bytes, instead of a share", BYTES, "train compress", "", "64MB", read_bytes)] = None
@@ -195,7 +195,7 @@ class MethodSettings:
         "pack the trained tables into the fewest bytes at which the validation AUC falls by at most so many points "
         "(hundredths), such as 0.05", RATE_OR_NONE, "compress", metavar="POINTS")] = None
     sure: Annotated[bool, Setting(
-        "max_loss holds for the upper end of the loss's 95 % interval, and not for its estimate alone",
+        "max_loss holds for the upper end of the loss's interval, and not for its estimate alone",
         TRUTH, "compress")] = True
     packed: Annotated[bool, Setting(
         "max_space and max_bytes budget bit-packed tables, made after training, whose dimensions are as alpha says; "

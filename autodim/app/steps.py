@@ -257,7 +257,7 @@ SMALLEST, POINTS = 1 / 24, 7  # of the budgets that are compared: the share of a
 
 
 def compressed_within(c: Compressor, s: Settings, plan: str | Path | None = None, widest: int = 0) -> Compressed:
-    """The compressor's model by a plan, else by the limit of the settings; `widest`: bytes of which it may be a share."""
+    """The compressor's model by a plan, else by the limit of the settings, which may be a share of `widest` bytes."""
     if plan is not None:
         return apply_plan(c, read_plan(plan, c.offers))
     if s.max_loss is not None:
@@ -286,7 +286,7 @@ def auc_change(labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> dic
 
 # %% ../../nbs/app/05_steps.ipynb #0271d0ea
 def compression_record(c: Compressor, found: Compressed, settings: Settings, named: Mapping[str, object]) -> dict:
-    """What a report shows of a compressed model, without test rows, as JSON can hold it; `named`: what was asked for."""
+    """What a report shows of a compressed model, test rows apart, as JSON can hold it; `named` is what was asked for."""
     low, high = found.interval()
     total = sum(t.nbytes for t in found.model.state_dict().values())
     finite = {"low": low, "high": high} if math.isfinite(low) else {"low": None, "high": None}
@@ -304,7 +304,7 @@ def compress_step(
     if trained.record.get("refit"):
         raise ValueError("the model has learnt from the validation rows (`refit`), which are to say what compression "
                          "costs: train without")
-    data, limits = prepared.data.to(s.device), {name: getattr(s, name) for name in ("max_loss", "max_bytes", "max_space")}
+    data, limits = prepared.data.to(s.device), {k: getattr(s, k) for k in ("max_loss", "max_bytes", "max_space")}
     c = Compressor(trained.model.to(s.device), data, Compression(sure=s.sure))
     widest = 4 * max(s.dims) * sum(network.table_rows(data.cardinalities))
     found = compressed_within(c, s, plan, widest)
