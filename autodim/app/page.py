@@ -226,17 +226,18 @@ def compression_words(record: Record) -> list[str]:
     known = ("too few rows of a class for an interval" if change["high"] - change["low"] >= 2 else
              f"95 % interval {change['low']:+.4f} to {change['high']:+.4f}".replace("-", "−"))
     mean = f"{change['mean']:+.4f}".replace("-", "−")
-    interval = "" if val["low"] is None else f", 95 % interval {val['low']:.3f} to {val['high']:.3f}".replace("-", "−")
-    by = {"max_bytes": "a budget of {:,.0f} bytes", "max_space": "a budget of {:.2%} of the widest embedding",
+    interval = "" if val["low"] is None else f", 95 % interval {-val['high']:+.3f} to {-val['low']:+.3f}"
+    by = {"max_bytes": "a budget of {:,.0f} bytes", "max_space": "a budget of {} of the widest embedding",
           "max_loss": "at most {:g} points of loss", "plan": "the plan {}"}
     (name, value), = asked.items()
+    value = percent(value) if name == "max_space" else value
     sure = " by the upper end of the interval" * (name == "max_loss" and found["sure"])
     whole = [bytes_text(size + found["network"]) for size in (found["full_bytes"], found["bytes"])]
     return [f"{times:.1f} times smaller tables, AUC changed by {mean} [{known}]: {bytes_text(found['bytes'])} in place "
             f"of {bytes_text(found['full_bytes'])}, on the test rows {change['after']:.4f} in place of "
             f"{change['before']:.4f}.",
-            f"Asked for was {by[name].format(value)}{sure}. On the validation rows, which choose, the AUC fell by "
-            + f"{val['loss']:.3f} points (hundredths){interval}.".replace("-", "−")
+            f"Asked for was {by[name].format(value)}{sure}. On the validation rows, which choose, the AUC changed "
+            + f"by {-val['loss']:+.3f} points (hundredths){interval}.".replace("-", "−")
             + f" With its network the model has {whole[1]} in place of {whole[0]}.",
             "What follows is of the model before its tables were packed, but for the probabilities."]
 
@@ -377,10 +378,10 @@ def draw_bytes(record: Record) -> "Figure":
     lines = {"uniform bits": "s:", "ours": "o-"}
     uniform = sorted((o["bytes"], o["val_auc"]) for o in record["outcomes"][1:])
     if uniform:
-        drawn["uniform dimensions, float32"] = ax.plot(*zip(*uniform), "D--", ms=4, color=colour("bias only"))[0]
+        drawn["uniform dims, float32"] = ax.plot(*zip(*uniform), "D--", ms=4, color=colour("bias only"))[0]
     for name, style in lines.items():
         points = [(p["bytes"], p["val_auc"]) for p in found["curve"][name]]
-        shown = "bits by what they are worth" if name == "ours" else "as many bits for all"
+        shown = "bits by worth (ours)" if name == "ours" else "as many bits for all"
         (drawn[shown],) = ax.plot(*zip(*points), style, ms=4, color=colour("AutoDim" if name == "ours" else "uniform"))
     drawn["as trained, float32"] = ax.scatter(found["full_bytes"], found["val"]["before"], marker="^", color="black",
                                               zorder=3)

@@ -253,7 +253,7 @@ def train_step(
 
 # %% ../../nbs/app/05_steps.ipynb #308e09d0
 BITS = (1, 2, 4, 8)  # of every number, for comparison
-SMALLEST, POINTS = 1 / 24, 7  # of the budgets that are compared: the share of all bits that the least has; so many
+SMALLEST, POINTS = 1 / 24, 7  # of the budgets that are compared: the least, as a share of that with all bits; so many
 
 
 def compressed_within(c: Compressor, s: Settings, plan: str | Path | None = None, widest: int = 0) -> Compressed:
@@ -269,8 +269,8 @@ def along_budgets(c: Compressor) -> dict[str, list[dict[str, float]]]:
     """Bytes and validation AUC at a range of budgets, ours and with as many bits for every number as `BITS` has."""
     most = apply_plan(c, c.within(math.inf)).bytes
     least = apply_plan(c, allocate(c.offers, math.inf, [0])).bytes
-    budgets = np.geomspace(min(max(least, SMALLEST * most), most), most, POINTS).round().tolist()
-    plans = {"ours": [c.within(max(least, budget)) for budget in budgets],
+    budgets = np.geomspace(min(max(2 * least, SMALLEST * most), most), most, POINTS).round().tolist()
+    plans = {"ours": [c.within(budget) for budget in budgets],
              "uniform bits": [allocate(c.offers, math.inf, [b], "all") for b in BITS]}
     return {name: [{"bytes": found.bytes, "val_auc": found.after.auc} for found in (apply_plan(c, p) for p in some)]
             for name, some in plans.items()}
