@@ -282,6 +282,16 @@ def test_notes_go_to_stderr_and_what_whole_numbers_are_is_said(tmp_path):
 
 # ---------------------------------------------------------------- what is found
 
+def test_a_model_of_before_a_setting_was_there_is_not_trained_again(copy):
+    path = copy / "model" / "model.json"
+    content = json.loads(path.read_text())
+    for name in ("packed", "max_loss", "sure"):
+        del content["record"]["settings"][name]
+    path.write_text(json.dumps(content))
+    code, _, err = call("train", copy, "--quiet")
+    assert code == 0 and "nothing is left to do" in err
+
+
 # ---------------------------------------------------------------- packed tables
 
 def test_what_compress_says_is_so_by_the_folder_it_leaves(copy, trained):

@@ -518,9 +518,15 @@ def test_limits_that_contradict_each_other_are_told_before_a_row_is_read(given, 
         AutoDim(**SMALL | given).fit("no_such_table.csv", label="click")
 
 
-def test_a_packed_budget_below_the_least_names_the_least():
-    with pytest.raises(ValueError, match="a budget of 20 bytes is too small.* take [0-9]+"):
-        AutoDim(**SMALL | {"rivals": False}, packed=True, max_bytes=20).fit(TABLE, label="click")
+def test_a_packed_budget_below_the_least_names_the_least_and_what_was_trained_stays():
+    """And so with a tolerance that nothing meets."""
+    for given, words in (({"packed": True, "max_bytes": 20}, "a budget of 20 bytes is too small.* take [0-9]+"),
+                         ({"max_loss": 1e-9}, "max_loss=1e-09: with 8 bits for every component")):
+        model = AutoDim(**SMALL | {"rivals": False} | given)
+        with pytest.raises(ValueError, match=words):
+            model.fit(TABLE, label="click")
+        plain = AutoDim(**SMALL | {"rivals": False}).fit(TABLE, label="click")
+        np.testing.assert_array_equal(model.predict_proba(X), plain.predict_proba(X))
 
 
 # ---------------------------------------------------------------- bad settings, bad input

@@ -204,11 +204,11 @@ class AutoDim(TrainedClassifier, Settings):
         check_budget(settings, prepared)
         found = search_step(settings, prepared)
         trained, self.outcomes_, self.curve_ = train_step(settings, prepared, found)
-        if settings.packed or settings.max_loss is not None:
-            trained = compress_step(settings, trained, prepared)
         self.alpha_ = pd.DataFrame(found.alpha.numpy(), prepared.data.fields, settings.dims)
         self.search_history_ = found.history
-        return self._take(trained)
+        self._take(trained)  # and it stays, if its tables cannot be packed as asked for
+        packing = settings.packed or settings.max_loss is not None
+        return self._take(compress_step(settings, trained, prepared)) if packing else self
 
     def score(self, X: Table, y: Sequence, sample_weight: Sequence[float] | None = None) -> float:
         """The share of rows whose class is predicted; y may hold the labels of which `positive` made two classes."""
