@@ -286,7 +286,7 @@ def auc_change(labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> dic
 
 # %% ../../nbs/app/05_steps.ipynb #0271d0ea
 def compression_record(c: Compressor, found: Compressed, settings: Settings, named: Mapping[str, object]) -> dict:
-    """What a report shows of a compressed model, test rows apart, as JSON can hold it; `named` is what was asked for."""
+    """What a report shows of a compressed model, test rows apart, as JSON holds it; `named` is what was asked for."""
     low, high = found.interval()
     total = sum(t.nbytes for t in found.model.state_dict().values())
     finite = {"low": low, "high": high} if math.isfinite(low) else {"low": None, "high": None}

@@ -78,8 +78,8 @@ def save_trained(trained: Trained, folder: str | Path) -> None:
     name = f"weights-{digest[:12]}.safetensors"
     description = {
         "format": PACKED_FORMAT if packed else FORMAT, "autodim": __version__, "weights": name, "sha256": digest,
-        "schema": asdict(trained.schema), "classes": trained.classes, "dims": dict(trained.dims), "network": asdict(trained.network),
-        "record": trained.record, "calibration": trained.calibration,
+        "schema": asdict(trained.schema), "classes": trained.classes, "dims": dict(trained.dims),
+        "network": asdict(trained.network), "record": trained.record, "calibration": trained.calibration,
         "vocabularies": [vocabulary_to_dict(v) for v in trained.vocabularies],
     } | ({"packed": about_packed(packed)} if packed else {})
     plan = trained.record["compression"]["plan"] if packed and "compression" in trained.record else None
