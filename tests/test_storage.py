@@ -380,8 +380,8 @@ DAMAGES = {
         "model.json is damaged or not a model's description",
     ),
     "another format": (
-        changed(format=FORMAT + 1, autodim="9.9"),
-        r"has format 4, this autodim \(.*\) reads 3: .* autodim 9.9; load it with",
+        changed(format=PACKED_FORMAT + 1, autodim="9.9"),
+        r"has format 5, this autodim \(.*\) reads 4: .* autodim 9.9; load it with",
     ),
     "no dims": (changed(dims=None), "model.json is not what was saved .KeyError: .dims.*; save it again"),
     "no hash": (changed(sha256=None), "model.json is damaged: it does not say which file has the weights"),

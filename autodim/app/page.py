@@ -548,7 +548,7 @@ SECTIONS = """
 {% if record.compression is defined %}<section><h2>Packed tables</h2>
 <div class="pictures">{% call picture("bytes") %}The tables packed after training, within one budget after another, in
 bits where they are worth most, beside the same number of bits for all and models of one dimension. On the validation
-rows; the ring is what was chosen.{% endcall %}
+rows; the ring is what was chosen. Bytes are of all that a lookup reads: codes, steps, means, rotations, group offsets.{% endcall %}
 {{ table(["tables", "size", "validation AUC"], budgets_packed) }}</div></section>
 {% endif %}
 <section><h2>Models</h2>
