@@ -548,7 +548,8 @@ SECTIONS = """
 {% if record.compression is defined %}<section><h2>Packed tables</h2>
 <div class="pictures">{% call picture("bytes") %}The tables packed after training, within one budget after another, in
 bits where they are worth most, beside the same number of bits for all and models of one dimension. On the validation
-rows; the ring is what was chosen. Bytes are of all that a lookup reads: codes, steps, means, rotations, group offsets.{% endcall %}
+rows; the ring is what was chosen. Bytes are of all that a lookup reads: codes, steps, means, rotations and
+offsets of groups.{% endcall %}
 {{ table(["tables", "size", "validation AUC"], budgets_packed) }}</div></section>
 {% endif %}
 <section><h2>Models</h2>

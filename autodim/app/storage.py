@@ -104,8 +104,8 @@ def read_description(path: Path) -> dict[str, object]:
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{path} is damaged or not a model's description; save the model again") from None
     if version not in READABLE:
-        raise DataError(f"{path} has format {version}, this autodim ({__version__}) reads {max(READABLE)}: it was written "
-                        f"by autodim {description.get('autodim')}; load it with that version")
+        raise DataError(f"{path} has format {version}, this autodim ({__version__}) reads {max(READABLE)}: it was "
+                        f"written by autodim {description.get('autodim')}; load it with that version")
     if not {"weights", "sha256"} <= description.keys():
         raise DataError(f"{path} is damaged: it does not say which file has the weights; save the model again")
     return description
