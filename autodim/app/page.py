@@ -226,7 +226,7 @@ def compression_words(record: Record) -> list[str]:
     known = ("too few rows of a class for an interval" if change["high"] - change["low"] >= 2 else
              f"95 % interval {change['low']:+.4f} to {change['high']:+.4f}".replace("-", "−"))
     mean = f"{change['mean']:+.4f}".replace("-", "−")
-    interval = "" if val["low"] is None else f", 95 % interval {-val['high']:+.3f} to {-val['low']:+.3f}"
+    interval = "" if val["low"] is None else f", 95 % interval {0 - val['high']:+.3f} to {0 - val['low']:+.3f}"
     by = {"max_bytes": "a budget of {:,.0f} bytes", "max_space": "a budget of {} of the widest embedding",
           "max_loss": "at most {:g} points of loss", "plan": "the plan {}"}
     (name, value), = asked.items()
@@ -237,7 +237,7 @@ def compression_words(record: Record) -> list[str]:
             f"of {bytes_text(found['full_bytes'])}, on the test rows {change['after']:.4f} in place of "
             f"{change['before']:.4f}.",
             f"Asked for was {by[name].format(value)}{sure}. On the validation rows, which choose, the AUC changed "
-            + f"by {-val['loss']:+.3f} points (hundredths){interval}.".replace("-", "−")
+            + f"by {0 - val['loss']:+.3f} points (hundredths){interval}.".replace("-", "−")
             + f" With its network the model has {whole[1]} in place of {whole[0]}.",
             "What follows is of the model before its tables were packed, but for the probabilities."]
 
