@@ -6,7 +6,7 @@
 __all__ = ['SAMPLE', 'STORED', 'LOOKUP_BYTES', 'FORMAT', 'step_of', 'quantise', 'best_step', 'bit_rows', 'packed_bits',
            'TableHeader', 'nibbles', 'coded', 'pack_table', 'Group', 'table_groups', 'read_groups', 'chunk_sums',
            'decoded', 'output_order', 'Part', 'Decoded', 'Coded', 'chunk_and_lists', 'PackedTables', 'pack',
-           'PackedEmbedding', 'save_packed', 'load_packed']
+           'PackedEmbedding', 'about_packed', 'packed_from', 'save_packed', 'load_packed']
 
 # %% ../../nbs/memory/03_packing.ipynb #c5903131
 import json
@@ -377,11 +377,26 @@ class PackedEmbedding(nn.Module):
 FORMAT = 1  # of packed files: raise it when what is stored changes its meaning
 
 
+def about_packed(modules: Mapping[str, PackedTables]) -> dict[str, object]:
+    """What must be known of packed tables by the names of their modules beside their tensors, as JSON can hold it."""
+    return {name: {"tables": m.headers} for name, m in modules.items()}
+
+
+def packed_from(about: Mapping[str, object], tensors: Mapping[str, torch.Tensor], mark: str) -> dict[str, PackedTables]:
+    """Packed tables by name, of what `about_packed` made, and of tensors called by module, mark and what they are."""
+    found = {}
+    for name, module in about.items():
+        headers = [TableHeader(*h[:-1], tuple(h[-1])) for h in module["tables"]]
+        own = {key.removeprefix(name + mark): t for key, t in tensors.items() if key.startswith(name + mark)}
+        found[name] = PackedTables(headers, own)
+    return found
+
+
 def save_packed(modules: Mapping[str, PackedTables], path: str | Path) -> None:
     """Write packed tables, each under the name of its module in the model. DataError: it cannot be written."""
     tensors = {f"{name}/{key}": t.cpu().contiguous()
                for name, m in modules.items() for key, t in m.state_dict().items()}
-    about = {"format": FORMAT, "modules": {name: {"tables": m.headers} for name, m in modules.items()}}
+    about = {"format": FORMAT, "modules": about_packed(modules)}
     text = json.dumps(about, ensure_ascii=False, separators=(",", ":"))
     write_bytes(path, safetensors.torch.save(tensors, {"packed": text}))
 
@@ -395,12 +410,7 @@ def load_packed(path: str | Path) -> dict[str, PackedTables]:
         if about["format"] != FORMAT:
             raise DataError(f"{path} has format {about['format']} of packed tables, this autodim reads {FORMAT}: load "
                             "it with the version that wrote it, or compress the model again")
-        found = {}
-        for name, module in about["modules"].items():
-            headers = [TableHeader(*h[:-1], tuple(h[-1])) for h in module["tables"]]
-            own = {key.removeprefix(f"{name}/"): t for key, t in tensors.items() if key.startswith(f"{name}/")}
-            found[name] = PackedTables(headers, own)
-        return found
+        return packed_from(about["modules"], tensors, "/")
     except DataError:
         raise
     except OSError as error:
