@@ -121,6 +121,8 @@ def read_page(path: Path):
             cell.metadata["fold"] = {"state": state, "summary": chosen.get("code-summary", "Code")}
         if chosen.get("echo") == "false":
             cell.metadata["no_source"] = True
+        if chosen.get("output") == "false":
+            cell.outputs = []
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 describe_picture(output, chosen)
