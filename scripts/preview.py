@@ -5,6 +5,7 @@ MathML, which browsers draw by themselves. Figures are embedded; nothing is load
 
     python scripts/preview.py [FOLDER]
 """
+import base64
 import html
 import os
 import re
@@ -53,6 +54,13 @@ PAGE = """<!DOCTYPE html>
 
 class MathRenderer(IPythonRenderer):
     """nbconvert's Markdown with TeX turned into MathML here, where nbconvert leaves it to a script from a server."""
+
+    def _src_to_base64(self, src: str) -> str | None:
+        """A picture of figures/, which nbconvert would not embed: it lies beside the notebook's folder, not in it."""
+        path = (Path(self.path) / src).resolve()
+        if not (path.is_file() and path.is_relative_to(ROOT)):
+            return None
+        return f"data:image/{path.suffix[1:]};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
     def block_math(self, body: str) -> str:
         return f'<div class="equation">{self.mathml(body, "block")}</div>'
