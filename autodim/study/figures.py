@@ -24,8 +24,9 @@ COLOURS = dict(zip(FAMILIES, ["#7f7f7f", *sns.color_palette("colorblind", 4).as_
 MARKERS = dict(zip(FAMILIES, ["X", "s", "D", "^", "o"]))
 
 # %% ../../nbs/study/05_figures.ipynb #04096ee6
-WORDS = ((r"\bMiD\b", "smallest dimension"), (r"\bMaD\b", "largest dimension"), (r"\buniform (\d+)", r"uniform dimension \1"),
-         (r"^uniform$", "uniform dimensions"), (r"\bbias only\b", "no embeddings"), (r"\bRaS \(best draw\)", "best random draw"),
+WORDS = ((r"\bMiD\b", "smallest dimension"), (r"\bMaD\b", "largest dimension"),
+         (r"\buniform (\d+)", r"uniform dimension \1"), (r"^uniform$", "uniform dimensions"),
+         (r"\bbias only\b", "no embeddings"), (r"\bRaS \(best draw\)", "best random draw"),
          (r"\bRaS \(mean of draws\)", "random draws, mean"), (r"\bRaS\b", "random draws"),
          (r"\b(SAM|AutoDim)-(\d)", r"\1, variant \2"), (r" \((best by \w+)\)", r", \1"), (r" - ", " minus "))
 
