@@ -11,9 +11,7 @@ from autodim.data.datasets import planted
 from autodim.data.encode import encode_table
 from autodim.data.files import DataError
 from autodim.data.split import random_split
-from autodim.memory.pruned import (
-    MaskedTables, ThresholdTables, dimension_saliency, kept_gates, pep_mask, salient_dims,
-)  # fmt: skip
+from autodim.memory.pruned import MaskedTables, ThresholdTables, dimension_saliency, kept_gates, pep_mask, salient_dims
 from autodim.memory.structured import (
     Hashed, Merged, Projected, QuotientRemainder, fitting_collisions, fitting_count, fitting_rows, merged_ids,
     mixed_dims, quotient_rows, train_with,
