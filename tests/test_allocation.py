@@ -1,4 +1,7 @@
 """Bits within a budget of bytes: an exact dynamic programme, byte counts by loops, and what a budget must never do."""
+import os
+import subprocess
+import sys
 from itertools import product
 
 import numpy as np
@@ -11,6 +14,7 @@ from autodim.memory.allocation import (
     TIES, Components, allocate, best_widths, components, concave, gaussian_quantiser, packed_bytes, predicted_loss,
     rises, units_of,
 )  # fmt: skip
+from autodim.memory import sensitivity as page
 from autodim.memory.budget import knapsack
 from autodim.memory.sensitivity import BLOCKS, Groups, Sensitivity, Table, frequency_groups
 
@@ -201,3 +205,29 @@ def test_widths_are_the_best_of_all(seed):
         assert loss[tuple(best_widths(offers, budget))] == pytest.approx(min(loss.values()), abs=1e-6)
     with pytest.raises(ValueError, match="tables of width 1 take"):
         best_widths(offers, 4 * sum(sizes) - 1)
+
+
+# ---------------------------------------------------------------- large tables
+
+@pytest.mark.parametrize("size", [1, 7, 39])
+def test_in_pieces_the_same_as_at_once(size, monkeypatch):
+    s = sensitivity(0)
+    whole, weight, C = components(s), s.table.weight(), s.covariance()
+    monkeypatch.setattr(page, "PIECE", size)
+    assert [len(e) for _, e in s.table.pieces()] == [size] * (40 // size) + [40 % size] * (40 % size > 0)
+    assert torch.equal(s.table.weight(), weight) and torch.equal(weight, s.table.module.weight.double())
+    torch.testing.assert_close(s.covariance(), C)
+    for a, b in zip(components(s)[2:], whole[2:]):
+        torch.testing.assert_close(a.abs(), b.abs(), rtol=1e-6, atol=1e-9)  # an eigenvector's sign is nobody's
+    s.table.module.weight.data[-1, 0] = float("inf")
+    with pytest.raises(ValueError, match="not a finite number"):
+        components(s)
+
+
+def test_ten_million_rows_would_fit_two_gibibytes(root):
+    """A fifth of them: beside the table itself, what is needed grows by less than (2 GiB - the start) / 10^7 a row."""
+    done = subprocess.run([sys.executable, root / "tests" / "memory_job.py", "2000000"], capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    before, peak = map(int, done.stdout.split())
+    assert peak - before < 220  # MiB: the table in float64 alone is 244

@@ -16,6 +16,7 @@ import onnxruntime
 import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from written import call
 
 from autodim.app.cli import main, make_parser
@@ -24,7 +25,9 @@ from autodim.app.run import prepare_command
 from autodim.app.estimator import AutoDim, load
 from autodim.app.settings import FORMATS, read_buckets, read_bytes, read_counts, read_names
 from autodim.data.split import SplitOptions
-from autodim.data.table import encode_rows, prepare
+from autodim.app.export import write_exports
+from autodim.data.table import encode_rows, open_table, prepare
+from autodim.memory.packing import PackedTables
 
 SEARCH = ["--dims", "2,4,8", "--epochs", "2", "--hidden", "8", "--batch-size", "50", "--f", "2", "--quiet"]
 TRAIN = ["--epochs", "3", "--repeats", "1", "--quiet"]
@@ -62,7 +65,7 @@ def copy(trained, tmp_path) -> Path:
 
 # ---------------------------------------------------------------- words
 
-@pytest.mark.parametrize("command", [[], ["prepare"], ["search"], ["train"], ["report"], ["export"]])
+@pytest.mark.parametrize("command", [[], ["prepare"], ["search"], ["train"], ["compress"], ["report"], ["export"]])
 def test_help_says_what_each_option_is_for(command):
     code, out, err = call(*command, "--help")
     assert code == 0 and err == "" and "usage: autodim" in out
@@ -163,7 +166,7 @@ def test_each_setting_has_a_flag_or_is_the_run_s():
     parser = make_parser()
     sub = next(a for a in parser._actions if hasattr(a, "choices") and a.choices)
     flagged = {action.dest for command in sub.choices.values() for action in command._actions}
-    assert {*AutoDim().get_params()} - flagged == {"folder", "progress"}
+    assert {*AutoDim().get_params()} - flagged == {"folder", "progress", "packed"}
 
 
 # ---------------------------------------------------------------- json, text, errors
@@ -233,13 +236,14 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 
 def test_steps_out_of_order_say_what_comes_first(tmp_path):
     run = tmp_path / "r"
-    for step in ("search", "train", "report", "export"):
-        code, _, err = call(step, run)
+    for step in ("search", "train", "compress", "report", "export"):
+        code, _, err = call(step, run, *["--max-space", 0.5] * (step == "compress"))
         assert code == 1 and "autodim prepare" in err
     assert not run.exists()
     call("prepare", write_clicks(tmp_path / "t.csv"), "--label", "click", "--run", run)
-    code, _, err = call("report", run)
-    assert code == 1 and f"autodim train {run}" in err
+    for step in (["report"], ["compress", "--max-loss", 1]):
+        code, _, err = call(*step, run)
+        assert code == 1 and f"autodim train {run}" in err
 
 
 def test_notes_go_to_stderr_and_what_whole_numbers_are_is_said(tmp_path):
@@ -265,6 +269,123 @@ def test_notes_go_to_stderr_and_what_whole_numbers_are_is_said(tmp_path):
 
 
 # ---------------------------------------------------------------- what is found
+
+def test_a_model_of_before_a_setting_was_there_is_not_trained_again(copy):
+    path = copy / "model" / "model.json"
+    content = json.loads(path.read_text())
+    for name in ("packed", "max_loss", "sure"):
+        del content["record"]["settings"][name]
+    path.write_text(json.dumps(content))
+    code, _, err = call("train", copy, "--quiet")
+    assert code == 0 and "nothing is left to do" in err
+
+
+# ---------------------------------------------------------------- packed tables
+
+def test_what_compress_says_is_so_by_the_folder_it_leaves(copy, trained):
+    """Its figures against predictions on the files' rows, and scikit-learn's AUC; the model of before stays as it was."""
+    before = files(copy / "model")
+    code, out, err = call("compress", copy, "--max-space", 0.2, "--json")
+    assert code == 0 and err == "" and files(copy / "model") == before
+    found, table = json.loads(out), pd.read_csv(trained.parent / "clicks.csv")
+    one, two, prepared = load(copy / "model"), load(copy / "compressed"), open_table(copy / "table")
+    widest = 4 * 8 * sum(prepared.data.cardinalities)
+    assert found["bytes"] <= 0.2 * widest and found["full_bytes"] == one.trained_.record["outcomes"][0]["bytes"]
+    assert {path.name for path in (copy / "compressed").glob("[!.]*")} == {
+        "model.json", "plan.json", next((copy / "compressed").glob("weights-*")).name}
+    assert found["bytes"] == sum(m.nbytes() for m in two.model_.modules() if isinstance(m, PackedTables))
+    for part, figures in (("val", found["val"]), ("test", found["test"])):
+        rows = getattr(prepared.data, part)
+        ids, labels = torch.as_tensor(rows.ids[:]).long(), rows.labels[:].numpy()
+        with torch.no_grad():
+            assert figures["before"] == pytest.approx(roc_auc_score(labels, one.model_(ids)))
+        columns = {v.name: dict(enumerate(v.values, 1)) for v in prepared.data.vocabularies if v.rule == "values"}
+        assert set(columns) == {"user", "item"}
+        new = torch.tensor(np.stack([w.encode(pd.Series(ids[:, m]).map(columns[w.name])) if w.name in columns else
+                                     again(v, w)[ids[:, m].numpy()] for m, (v, w) in
+                                     enumerate(zip(one.vocabularies_, two.vocabularies_))], 1))
+        with torch.no_grad():
+            assert figures["after"] == pytest.approx(roc_auc_score(labels, two.model_(new)))
+    difference = found["test"]["after"] - found["test"]["before"]
+    assert found["test"]["mean"] == pytest.approx(difference) and found["test"]["low"] <= difference
+    assert np.abs(two.predict_proba(table) - one.predict_proba(table)).max() < 0.4
+
+
+def again(old, new) -> np.ndarray:
+    """The new id of each old one of a bucketed field."""
+    places = {value: n for n, value in enumerate(new.values.tolist(), 1)}
+    return np.array([0, *(places[value] for value in old.values.tolist()), *[new.missing_id] * (old.missing_id > 0)])
+
+
+def test_a_larger_budget_and_a_larger_tolerance_are_kept_and_used(copy):
+    sizes, losses = [], []
+    for budget in ("90", "150", "0.3kB", "2MB"):
+        code, out, _ = call("compress", copy, "--max-bytes", budget, "--json")
+        sizes.append(json.loads(out)["bytes"])
+        losses.append(json.loads(out)["predicted"])
+        assert code == 0 and sizes[-1] <= read_bytes(budget)
+    assert sizes == sorted(sizes) and losses == sorted(losses, reverse=True)
+    by_loss = [json.loads(call("compress", copy, "--max-loss", loss, "--no-sure", "--json")[1]) for loss in (30, 1)]
+    assert by_loss[0]["bytes"] <= by_loss[1]["bytes"] and all(f["val"]["loss"] <= a for f, a in zip(by_loss, (30, 1)))
+    promised = json.loads(call("compress", copy, "--max-loss", 30, "--json")[1])
+    assert promised["val"]["high"] <= 30 and promised["bytes"] >= by_loss[0]["bytes"]
+
+
+@pytest.mark.parametrize("given, words", [
+    ((), "give one of --max-bytes, --max-space, --max-loss, --plan; given: none"),
+    (("--max-loss", 1, "--max-bytes", "2MB"), "given: max_bytes, max_loss"),
+    (("--max-bytes", 20), "a budget of 20 bytes is too small: the mean of each table and the offsets of its groups"),
+    (("--max-loss", 1e-9), "--max-loss 1e-09: with 8 bits for every component the validation AUC falls by"),
+    (("--max-loss", -1), "--max-loss -1.0: expected None, or a positive number"),
+    (("--max-space", 3), "--max-space 3.0: expected None, or a share"),
+    (("--plan", "none.json"), "none.json cannot be read"),
+])
+def test_a_limit_that_cannot_be_kept_is_one_line_and_leaves_nothing(given, words, copy):
+    before = files(copy)
+    code, out, err = call("compress", copy, *given)
+    assert code == 1 and out == "" and words in err and err.count("\n") == 1
+    assert {name for name in files(copy)} == {*before} and not (copy / "compressed").exists()
+
+
+def test_the_report_begins_with_the_packed_tables_until_another_model_is_trained(copy):
+    assert call("compress", copy, "--max-space", 0.2)[0] == 0
+    code, out, err = call("report", copy)
+    first = next(line for line in out.splitlines() if not line.startswith("Its probabilities are worse"))  # a caution
+    assert code == 0 and err == "" and "times smaller tables, AUC changed by" in first
+    document = (copy / "report.html").read_text()
+    assert document.index("Packed tables") < document.index("<h2>Models")
+    call("train", copy, *TRAIN, "--epochs", 1)
+    code, out, err = call("report", copy)
+    assert code == 0 and "times smaller" not in out and "compressed is not of the model trained last" in err
+
+
+def test_an_edited_plan_of_a_run_is_followed_and_one_of_another_model_is_not(copy):
+    first = json.loads(call("compress", copy, "--max-space", 0.3, "--json")[1])
+    path = copy / "compressed" / "plan.json"
+    plan = json.loads(path.read_text())
+    plan["bits"]["user"] = plan["bits"]["user"][:1]
+    mine = copy / "mine.json"
+    mine.write_text(json.dumps(plan))
+    second = json.loads(call("compress", copy, "--plan", mine, "--json")[1])
+    assert second["bytes"] < first["bytes"] and json.loads(path.read_text()) == plan
+    mine.write_text(json.dumps(plan | {"bits": {"user": []}}))
+    before = files(copy)
+    code, _, err = call("compress", copy, "--plan", mine)
+    assert code == 1 and "is of another model" in err and files(copy) == before
+
+
+def test_a_model_of_another_table_is_not_compressed(copy, tmp_path):
+    call("prepare", write_clicks(tmp_path / "other.csv", seed=5), "--label", "click", "--run", copy)
+    code, _, err = call("compress", copy, "--max-space", 0.2)
+    assert code == 1 and "was trained on another table" in err
+
+
+def test_a_packed_model_is_not_exported_as_if_it_were_float32(copy, tmp_path):
+    assert call("compress", copy, "--max-space", 0.2)[0] == 0
+    with pytest.raises(ValueError, match="tables, and those of this model are packed"):
+        write_exports(load(copy / "compressed").trained_, tmp_path / "x")
+    assert call("export", copy, "--format", "deepctr")[0] == 0  # of the model that is not packed
+
 
 def test_files_of_a_run(trained):
     run, model = json.loads((trained / "run.json").read_text()), load(trained / "model")

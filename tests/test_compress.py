@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,8 @@ from autodim.data.batches import Part
 from autodim.data.files import DataError
 from autodim.data.vocabulary import fit_vocabulary, vocabulary_from_dict, vocabulary_to_dict
 from autodim.memory.compress import (
-    Compression, Compressor, apply_plan, compress, least_bytes, read_plan, renumbered_ids, renumbered_vocabularies,
-    with_tables, write_plan,
+    Compression, Compressor, apply_plan, compress, least_bytes, plan_record, read_plan, renumbered_ids,
+    renumbered_vocabularies, with_tables, write_plan,
 )  # fmt: skip
 from autodim.memory.packing import load_packed, save_packed
 from autodim.memory.sensitivity import frequency_groups
@@ -97,6 +98,24 @@ def test_the_fewest_bytes_for_a_tolerated_loss(trained):
         least_bytes(c, -40)
 
 
+def test_a_promise_is_kept_by_the_upper_end_of_the_interval(trained):
+    """It costs bytes; where no interval is known, or none is short enough, that is an error."""
+    data, model = trained
+    c = Compressor(model, data, Compression(sure=True))
+    dearer = []
+    for max_loss in (0.05, 0.1, 0.2, 0.5):
+        found, likely = least_bytes(c, max_loss), compress(model, data, max_loss=max_loss)
+        assert found.interval()[1] <= max_loss and found.bytes >= likely.bytes
+        dearer.append(likely.interval()[1] > max_loss and found.bytes > likely.bytes)
+    assert any(dearer)
+    with pytest.raises(ValueError, match="by its interval up to"):
+        least_bytes(c, -40)
+    rows = torch.cat([data.val.labels.argsort()[:300], data.val.labels.argmax().view(1)])  # one positive row
+    few = replace(data, val=Part(data.val.ids[rows], data.val.labels[rows]))
+    with pytest.raises(ValueError, match="too few of a class for an interval"):
+        compress(model, few, max_loss=5.0, settings=Compression(sure=True))
+
+
 def test_the_interval_covers_the_differences_of_other_rows(trained):
     """DeLong's error against the spread of the paired difference over bootstrap samples of the validation rows."""
     data, model = trained
@@ -136,7 +155,7 @@ def test_an_edited_plan_is_followed(trained, tmp_path):
     data, model = trained
     c, path = Compressor(model, data), tmp_path / "plan.json"
     found = apply_plan(c, c.within(0.4 * c.full_bytes))
-    write_plan(found.plan, c.offers, path)
+    write_plan(plan_record(found.plan, c.offers), path)
     assert all(torch.equal(a, b) for a, b in zip(read_plan(path, c.offers), found.plan))
     content = json.loads(path.read_text())
     last = content["bits"]["field 3"].pop()
@@ -158,7 +177,7 @@ def test_an_edited_plan_is_followed(trained, tmp_path):
 def test_impossible_entries_are_named(trained, tmp_path, change, words):
     data, model = trained
     c, path = Compressor(model, data), tmp_path / "plan.json"
-    write_plan(c.within(0.4 * c.full_bytes), c.offers, path)
+    write_plan(plan_record(c.within(0.4 * c.full_bytes), c.offers), path)
     content = json.loads(path.read_text())
     change(content["bits"])
     path.write_text(json.dumps(content))

@@ -30,7 +30,10 @@ from autodim.app.steps import (
 from autodim.app.workflow import decision
 from autodim.data.datasets import planted
 from autodim.data.table import prepare
+from autodim.data.batches import Part
+from autodim.memory.compress import Compressor, apply_plan, renumbered_ids
 from autodim.method.calibration import platt
+from autodim.method.metrics import predict
 from autodim.training.checkpoint import FileCheckpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:left out")
@@ -460,11 +463,78 @@ def test_settings_changed_after_fit_do_not_spoil_what_is_saved(tmp_path):
     np.testing.assert_array_equal(load(tmp_path).predict_proba(X), expected)
 
 
+# ---------------------------------------------------------------- packed tables
+
+MANY = clicks(2000)
+
+
+@pytest.mark.filterwarnings("ignore:column 'user'. none of its")
+@pytest.mark.parametrize("backbone", ["MLP", "FM", "FFM"])
+def test_a_fit_ends_with_packed_tables_that_are_saved_loaded_and_saved_again(backbone, tmp_path):
+    """Dimensions and weights are those of a fit without; predictions are equal to the bit from folder to folder."""
+    quick = SMALL | {"rivals": False, "backbone": backbone}
+    plain, packed = (AutoDim(**quick | more).fit(MANY, label="click")
+                     for more in ({}, {"packed": True, "max_space": 0.25}))
+    assert packed.dims_ == plain.dims_ and packed.record_["outcomes"] == plain.record_["outcomes"]
+    rows = packed.trained_.network.table_rows([v.cardinality for v in packed.vocabularies_])
+    about = packed.record_["compression"]
+    assert about["bytes"] <= 0.25 * 4 * 8 * sum(rows) and about["full_bytes"] > about["bytes"]
+    assert about["val"]["before"] == plain.record_["outcomes"][0]["val_auc"]
+    assert about["test"]["before"] == plain.record_["outcomes"][0]["test_auc"]
+    chances, new = packed.predict_proba(MANY), MANY.assign(user="nobody yet")
+    for n in range(3):
+        packed.save(tmp_path / str(n))
+        packed = load(tmp_path / str(n))
+        np.testing.assert_array_equal(packed.predict_proba(MANY), chances)
+        assert np.isfinite(packed.predict_proba(new)).all() and packed.packed and packed.max_space == 0.25
+    one, two = ({p.name: p.read_bytes() for p in (tmp_path / n).glob("[!.]*")} for n in "02")
+    assert one == two and {"plan.json", "model.json"} < set(one)
+
+
+def test_a_budget_alone_still_chooses_dimensions_and_max_loss_packs_what_it_chose():
+    quick = SMALL | {"rivals": False, "max_space": 0.6}
+    plain, packed = AutoDim(**quick).fit(MANY, label="click"), AutoDim(**quick, max_loss=20.0).fit(MANY, label="click")
+    assert plain.space_ <= 0.6 and "compression" not in plain.record_ and packed.dims_ == plain.dims_
+    found = packed.record_["compression"]
+    assert found["val"]["high"] <= 20 and found["bytes"] < found["full_bytes"] == plain.record_["outcomes"][0]["bytes"]
+
+
+def test_packed_tables_are_calibrated_by_their_own_scores():
+    model = AutoDim(**SMALL | {"rivals": False}, packed=True, max_bytes=150).fit(MANY, label="click")
+    data = prepare(MANY, "click").data
+    c = Compressor(AutoDim(**SMALL | {"rivals": False}).fit(MANY, label="click").model_, data)
+    found = apply_plan(c, c.within(150))
+    scores = predict(found.model, Part(renumbered_ids(data.val.ids, found.groups), data.val.labels)).numpy()
+    assert model.trained_.calibration == pytest.approx(platt(scores, data.val.labels.numpy()))
+
+
+@pytest.mark.parametrize("given, words", [
+    ({"packed": True}, "give max_loss, max_bytes or max_space"),
+    ({"packed": True, "max_loss": 1, "max_space": 0.5}, "give one of the two"),
+    ({"refit": True, "max_loss": 1}, "has learnt from the validation rows"),
+])
+def test_limits_that_contradict_each_other_are_told_before_a_row_is_read(given, words):
+    with pytest.raises(ValueError, match=words):
+        AutoDim(**SMALL | given).fit("no_such_table.csv", label="click")
+
+
+def test_a_packed_budget_below_the_least_names_the_least_and_what_was_trained_stays():
+    """And so with a tolerance that nothing meets."""
+    for given, words in (({"packed": True, "max_bytes": 20}, "a budget of 20 bytes is too small.* take [0-9]+"),
+                         ({"max_loss": 1e-9}, "max_loss=1e-09: with 8 bits for every component")):
+        model = AutoDim(**SMALL | {"rivals": False} | given)
+        with pytest.raises(ValueError, match=words):
+            model.fit(TABLE, label="click")
+        plain = AutoDim(**SMALL | {"rivals": False}).fit(TABLE, label="click")
+        np.testing.assert_array_equal(model.predict_proba(X), plain.predict_proba(X))
+
+
 # ---------------------------------------------------------------- bad settings, bad input
 
 WRONG = {
     "dims": [(4, 2), (2, 2), (), (0, 2), (2.5, 4), ("2", "4"), "24", (True, 2), 4, None],
     "max_space": [0.0, -0.5, 30, math.nan, "half", True], "max_bytes": [0, 3, math.inf, math.nan, "64MB"],
+    "max_loss": [0, -1, math.nan, math.inf, "x", True], "sure": ["yes", None], "packed": ["yes", None],
     "pad_to": [0, 1.5, "4", None], "variant": [0, 5, 1.0, "1", None], "f": [0, 2.5, math.nan, "x"],
     "alpha_lr": [0, -1, math.nan, math.inf, "x", True], "weight_decay": [-1, math.nan, math.inf, "x", None],
     "validations": [0, 1.5, "x", None], "fast": ["yes", None],
@@ -564,7 +634,7 @@ def test_settings_are_declared_once():
 
 def test_public_names_are_there_when_they_are_used_and_not_before():
     code = ("import sys, autodim; assert 'torch' not in sys.modules\n"
-            "from autodim import AutoDim, load, prepare, search, retrain, SearchConfig, TrainConfig\n"
+            "from autodim import AutoDim, load, prepare, search, retrain, SearchConfig, TrainConfig, compress\n"
             "assert set(autodim.__all__) <= set(dir(autodim)); assert AutoDim.__module__ == 'autodim.app.estimator'\n"
             "try: autodim.serach\nexcept AttributeError as error: print(error)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

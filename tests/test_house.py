@@ -232,7 +232,8 @@ def undeclared(root: Path) -> list[str]:
              for key in ("requirements", "test_requirements", "dev_requirements")}
     found += [f"requirements.txt lacks {name} of settings.ini" for names in named.values() for name in names
               if name.lower() not in pinned]
-    known = {IMPORT_NAMES.get(name, name) for name in named["requirements"]} | {"autodim", *sys.stdlib_module_names}
+    there = {"autodim", "IPython", *sys.stdlib_module_names}  # IPython: wherever a notebook runs, and only there
+    known = {IMPORT_NAMES.get(name, name) for name in named["requirements"]} | there
     for path in sorted((root / "autodim").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [item.name for item in node.names] if isinstance(node, ast.Import) else []

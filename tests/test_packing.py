@@ -10,9 +10,9 @@ import torch.nn as nn
 from autodim.data.files import DataError
 from autodim.memory.allocation import Components, allocate, components, packed_bytes
 from autodim.memory.packing import (
-    PackedEmbedding, PackedTables, best_step, load_packed, pack, quantise, save_packed, step_of,
+    LOOKUP_BYTES, PackedEmbedding, PackedTables, best_step, load_packed, pack, quantise, save_packed, step_of,
 )  # fmt: skip
-from autodim.memory.sensitivity import BLOCKS, Sensitivity, Table, frequency_groups
+from autodim.memory.sensitivity import BLOCKS, Groups, Sensitivity, Table, frequency_groups
 
 seeds = pytest.mark.parametrize("seed", range(8))
 
@@ -50,9 +50,7 @@ def read_bit_by_bit(tables: PackedTables) -> list[np.ndarray]:
             own, widths = widths[: h.kept], widths[h.kept:]
             scales = [step_of(next(steps)).item() if b else 0.0 for b in own]
             y = np.zeros((end - start, h.kept))
-            cells = ([(i, j) for i in range(end - start) for j in range(h.kept)] if tables.by_row else
-                     [(i, j) for j in range(h.kept) for i in range(end - start)])
-            for i, j in cells:
+            for i, j in np.ndindex(y.shape):
                 code, bits = sum(bit << n for n, bit in enumerate(bits[: own[j]])), bits[own[j]:]
                 y[i, j] = (code - (2 ** own[j] - 1) / 2) * scales[j]
             rows.append(mean.numpy() + y @ matrix.numpy())
@@ -62,10 +60,12 @@ def read_bit_by_bit(tables: PackedTables) -> list[np.ndarray]:
 
 
 @seeds
-@pytest.mark.parametrize("by_row", [True, False])
-def test_lookups_are_what_a_reader_bit_by_bit_finds(seed, by_row):
+@pytest.mark.parametrize("room", [LOOKUP_BYTES, 9_000, 3_000, 0, -1_000_000])
+def test_lookups_are_what_a_reader_bit_by_bit_finds(seed, room):
+    """Decoded, and by chunks of four, two and one bits, whatever room there is for sums."""
     offers, plans, counts = random_tables(seed)
-    tables, ranked = pack(offers, plans, counts, True, by_row), pack(offers, plans, counts, False, by_row)
+    tables, ranked = (PackedTables(t.headers, t.state_dict(), room)
+                      for t in (pack(offers, plans, counts), pack(offers, plans, counts, False)))
     expected = read_bit_by_bit(tables)
     ids = torch.stack([torch.randint(0, h.rows, (50,)) for h in tables.headers], 1)
     wanted = np.concatenate([e[ids[:, m]] for m, e in enumerate(expected)], 1)
@@ -104,6 +104,22 @@ def test_values_that_training_never_saw_get_the_mean():
     unseen = packed(torch.tensor([[0, 2], [6, 2]]))
     torch.testing.assert_close(unseen, s.mean().float().expand(2, 2, 3), rtol=1e-3, atol=1e-3)
     assert (packed(torch.arange(12))[counts > 0] - s.table.weight()[counts > 0]).abs().max() < 0.05
+
+
+def test_a_large_table_without_a_bit_is_its_mean():
+    """There are no codes to read then; and no row to look up in an empty batch."""
+    offers, plans, counts = random_tables(0)
+    groups, table = Groups(torch.arange(3000), (0, 20)), Table("t", 0, nn.Embedding(3000, 2), slice(0, 3000))
+    offer = Components(table, groups, torch.ones(2).double(), torch.eye(2).double(), torch.eye(2).double(),
+                       torch.ones(2, 2).double(), torch.ones(2, 2))
+    packed = pack([offer], [torch.zeros(2, 2, dtype=torch.uint8)], [torch.ones(3000)])
+    assert len(packed.codes) == 0 and packed.resident_bytes() < 8000
+    assert torch.equal(packed(torch.tensor([[0], [2999]])), torch.ones(2, 2))
+    assert PackedEmbedding(packed)(torch.zeros(0, 3).long()).shape == (0, 3, 2)
+    tables = pack(offers, plans, counts)
+    for room in (LOOKUP_BYTES, -1_000_000):
+        empty = PackedTables(tables.headers, tables.state_dict(), room)(torch.zeros(0, len(offers)).long())
+        assert empty.shape == (0, sum(tables.dims))
 
 
 def test_wide_models_and_tables_with_several_to_a_field():
@@ -155,7 +171,7 @@ def test_ids_outside_their_table_and_values_beyond_float16():
 @seeds
 def test_a_file_comes_back_bit_for_bit_and_has_the_bytes_that_were_counted(seed, tmp_path):
     offers, plans, counts = random_tables(seed)
-    modules = {"embedding": pack(offers, plans, counts), "linear.weights": pack(offers, plans, counts, False, False)}
+    modules = {"embedding": pack(offers, plans, counts), "linear.weights": pack(offers, plans, counts, False)}
     save_packed(modules, tmp_path / "t")
     again = load_packed(tmp_path / "t")
     assert list(again) == list(modules)
@@ -183,7 +199,7 @@ def test_other_versions_other_files_and_tensors_that_do_not_fit(tmp_path):
     offers, plans, counts = random_tables(1)
     tables = pack(offers, plans, counts)
     path = tmp_path / "tables.safetensors"
-    about = {"format": 1, "modules": {"embedding": {"by_row": True, "tables": tables.headers}}}
+    about = {"format": 1, "modules": {"embedding": {"tables": tables.headers}}}
     state = {f"embedding/{name}": t for name, t in tables.state_dict().items()}
 
     def written(tensors, about):

@@ -13,8 +13,8 @@ import pytest
 from autodim.data.files import DataError
 from autodim.method.calibration import calibration_record
 from autodim.app.page import (
-    by_parameters, bytes_text, cautions, draw_models, draw_probabilities, facts, page, percent, printable, short,
-    sizes, summary, write_page,
+    answer, by_parameters, bytes_text, cautions, draw_models, draw_probabilities, facts, page, percent, printable,
+    short, sizes, summary, write_page,
 )  # fmt: skip
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -124,6 +124,47 @@ def document(record) -> str:
 @pytest.fixture(scope="module")
 def read(document) -> Reader:
     return Reader(document)
+
+
+# ---------------------------------------------------------------- packed tables
+
+def with_compression(record: dict, asked: dict, **changed: object) -> dict:
+    points = [{"bytes": 1000 * 2**n, "val_auc": 0.7 + 0.01 * n} for n in range(5)]
+    return record | {"compression": {
+        "asked": asked, "sure": True, "bytes": 4000, "full_bytes": 50_000, "network": 6000, "predicted": 1e-4,
+        "val": {"before": 0.74, "after": 0.7395, "loss": 0.05, "low": 0.01, "high": 0.09},
+        "test": {"before": 0.73, "after": 0.7288, "mean": -0.0012, "low": -0.002, "high": -0.0004},
+        "curve": {"ours": points, "uniform bits": points[1:]}, "plan": {"format": 1, "bits": {"a": ["12"]}}} | changed}
+
+
+@pytest.mark.parametrize("asked, words", [
+    ({"max_loss": 0.1}, "at most 0.1 points of loss by the upper end of the interval."),
+    ({"max_bytes": 4096}, "a budget of 4,096 bytes."), ({"max_space": 0.05}, "a budget of 5.0 % of the widest"),
+    ({"plan": "my/plan.json"}, "the plan my/plan.json."),
+])
+def test_packed_tables_come_first_in_words_and_pictures(record, asked, words):
+    """12.5 is 50,000 / 4,000, and 10 kB the packed tables with the network's 6 kB."""
+    made = with_compression(record, asked)
+    said = answer(made)
+    assert said[0].startswith("12.5 times smaller tables, AUC changed by −0.0012 [95 % interval −0.0020 to −0.0004]")
+    assert words in said[1] and "changed by −0.050 points (hundredths), 95 % interval −0.090 to −0.010." in said[1]
+    assert "10.0 kB in place of 56.0 kB" in said[1]
+    assert said[3:] == answer(record) and summary(made).startswith(said[0])
+    document, read = page(made), Reader(page(made))
+    check_self_contained(document)
+    assert read.of("img")[0]["alt"].startswith("AUC against bytes on validation rows: 0.7000 at 1.00 kB; ")
+    assert len(read.of("img")) == len(Reader(page(record)).of("img")) + 1
+    assert read.row("chosen") == ["chosen", "4.00 kB", "0.7395"]
+
+
+def test_packed_tables_with_few_rows_or_without_test_rows(record):
+    few = with_compression(record, {"max_bytes": 5000}, val={"before": 0.7, "after": 0.7, "loss": 0.0, "low": None, "high": None},
+                           test={"before": 0.7, "after": 0.7, "mean": 0.0, "low": -1.0, "high": 1.0})
+    assert "[too few rows of a class for an interval]" in answer(few)[0] and "interval" not in answer(few)[1]
+    rows = record["data"]["rows"] | {"test": 0}
+    none = with_compression(record | {"data": record["data"] | {"rows": rows}}, {"max_bytes": 5000})
+    assert "on the validation rows 0.7288 in place" in summary(none)
+    assert facts(none)["compression"]["bytes"] == 4000 and facts(record)["compression"] is None
 
 
 # ---------------------------------------------------------------- probabilities

@@ -20,12 +20,13 @@ import torch
 from filelock import FileLock
 
 from autodim.app import storage
-from autodim.method.backbones import Network
+from autodim.memory.compress import Compressor, apply_plan, plan_record, renumbered_ids
+from autodim.method.backbones import BACKBONES, Network
 from autodim.data.files import DataError
 from autodim.data.vocabulary import Vocabulary, fit_vocabulary
 from autodim.method.models import DLRS
 from autodim.training.checkpoint import FileCheckpoint, key_of
-from autodim.app.storage import FORMAT, Trained, load_trained, save_trained
+from autodim.app.storage import FORMAT, PACKED_FORMAT, Trained, load_trained, save_trained
 from autodim.data.columns import Schema
 from autodim.data.table import encode_rows
 
@@ -379,8 +380,8 @@ DAMAGES = {
         "model.json is damaged or not a model's description",
     ),
     "another format": (
-        changed(format=FORMAT + 1, autodim="9.9"),
-        r"has format 4, this autodim \(.*\) reads 3: .* autodim 9.9; load it with",
+        changed(format=PACKED_FORMAT + 1, autodim="9.9"),
+        r"has format 5, this autodim \(.*\) reads 4: .* autodim 9.9; load it with",
     ),
     "no dims": (changed(dims=None), "model.json is not what was saved .KeyError: .dims.*; save it again"),
     "no hash": (changed(sha256=None), "model.json is damaged: it does not say which file has the weights"),
@@ -564,3 +565,50 @@ def test_a_model_replaced_while_it_is_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(storage, "read_description", read)
     assert same_model(load_trained(tmp_path), MODELS[1])
+
+
+# ---------------------------------------------------------------- packed tables
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_packed_tables_of_every_network_come_back_and_take_the_bytes_that_were_counted(name, make_data, tmp_path):
+    """On disk are 8 bytes, a header of the length that they give, and exactly the bytes of the tensors."""
+    data = make_data()
+    torch.manual_seed(0)
+    network = Network(name, hidden=(8,))
+    model = DLRS(data.cardinalities, (2, 4, 2, 3), network)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    c = Compressor(model, data)
+    found = apply_plan(c, c.within(0.6 * c.full_bytes))
+    record = {"compression": {"plan": plan_record(found.plan, c.offers)}}
+    schema, dims = Schema("label", data.fields, {}, {}), dict(zip(data.fields, model.dims))
+    save_trained(Trained(schema, found.vocabularies, np.array([0, 1]), dims, found.model, network, record), tmp_path)
+    again = load_trained(tmp_path)
+    ids = renumbered_ids(data.test.ids, found.groups)
+    with torch.no_grad():
+        assert again.model(ids).equal(found.model(ids)) and next(again.model.parameters()) is not None
+    file, = tmp_path.glob("weights-*.safetensors")
+    content = file.read_bytes()
+    rest = sum(t.nbytes for name, t in model.state_dict().items() if ".tables." not in name)
+    stored = len(content) - 8 - int.from_bytes(content[:8], "little")
+    assert stored == sum(t.nbytes for t in again.model.state_dict().values()) and stored - found.bytes == rest
+    assert json.loads((tmp_path / "plan.json").read_text()) == record["compression"]["plan"]
+
+
+def test_the_plan_goes_with_the_packed_model(make_data, tmp_path):
+    """A model that is not packed, saved into the folder of one that is, leaves no plan; and its format is the old one."""
+    data = make_data()
+    network, schema = Network(hidden=(8,)), Schema("label", data.fields, {}, {})
+    model = DLRS(data.cardinalities, (2, 4, 2, 3), network)
+    c, dims = Compressor(model, data), dict(zip(data.fields, model.dims))
+    found = apply_plan(c, c.within(0.6 * c.full_bytes))
+    for packed in (True, False):
+        record = {"compression": {"plan": plan_record(found.plan, c.offers)}} if packed else {}
+        of = (found.vocabularies, found.model) if packed else (data.vocabularies, model)
+        save_trained(Trained(schema, of[0], np.array([0, 1]), dims, of[1], network, record), tmp_path)
+        assert (tmp_path / "plan.json").exists() == packed
+        assert json.loads((tmp_path / "model.json").read_text())["format"] == (PACKED_FORMAT if packed else FORMAT)
+    damaged = json.loads((tmp_path / "model.json").read_text()) | {"packed": {"embedding": {"rows": 3}}}
+    (tmp_path / "model.json").write_text(json.dumps(damaged))
+    with pytest.raises(DataError, match="is not what was saved"):
+        load_trained(tmp_path)

@@ -25,7 +25,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from .page import page, summary, write_page
 from .settings import Settings, check_settings, documented
 from .settings import settings_from_dict, settings_to_dict, table_options
-from .steps import check_budget, search_step, train_step
+from .steps import check_budget, compress_step, search_step, train_step
 from .storage import Trained, load_trained, read_with_care, save_trained
 from ..data.batches import Part
 from ..data.files import DataError
@@ -206,7 +206,9 @@ class AutoDim(TrainedClassifier, Settings):
         trained, self.outcomes_, self.curve_ = train_step(settings, prepared, found)
         self.alpha_ = pd.DataFrame(found.alpha.numpy(), prepared.data.fields, settings.dims)
         self.search_history_ = found.history
-        return self._take(trained)
+        self._take(trained)  # and it stays, if its tables cannot be packed as asked for
+        packing = settings.packed or settings.max_loss is not None
+        return self._take(compress_step(settings, trained, prepared)) if packing else self
 
     def score(self, X: Table, y: Sequence, sample_weight: Sequence[float] | None = None) -> float:
         """The share of rows whose class is predicted; y may hold the labels of which `positive` made two classes."""

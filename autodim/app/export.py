@@ -36,6 +36,8 @@ from ..method.lookup import FieldEmbedding
 from ..method.metrics import predict
 from ..method.models import DLRS
 from .storage import Trained
+from ..memory.packing import PackedTables
+
 
 # %% ../../nbs/app/03_export.ipynb #90eea524
 def module_names(fields: Sequence[str]) -> list[str]:
@@ -288,6 +290,9 @@ def write_exports(trained: Trained, folder: str | Path, formats: Sequence[str] =
         ValueError: a format cannot describe it. ImportError: see `write_onnx`. DataError: a file cannot be written.
     """
     folder, embedding = Path(folder), trained.model.embedding
+    if isinstance(embedding, PackedTables):
+        raise ValueError("these formats hold float32 tables, and those of this model are packed: export the model that "
+                         "it was compressed from")
     formats = formats or ("onnx",) * (embedding.tables_per_field > 1) or FORMATS
     if embedding.tables_per_field > 1 and set(formats) != {"onnx"}:
         raise ValueError(f"the model has {embedding.tables_per_field} tables a field, and these formats describe one: "

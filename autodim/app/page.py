@@ -6,9 +6,10 @@
 __all__ = ['Record', 'TRIVIAL', 'KINDS', 'SPACE', 'SIZE', 'HEAD', 'SECTIONS', 'PROBABILITIES', 'WITHOUT', 'NOTES', 'TEMPLATES',
            'printable', 'short', 'bytes_text', 'percent', 'naming_rows', 'half_width', 'is_chance', 'cautions', 'sizes',
            'signed', 'rivals_words', 'rivals_table', 'calibration_facts', 'kind_of', 'difference_words', 'uniform_dim',
-           'advice', 'answer', 'by_parameters', 'facts', 'summary', 'new_figure', 'colour', 'styles', 'with_legend',
-           'draw_models', 'draw_curve', 'draw_epochs', 'draw_search', 'calibration_words', 'probabilities_table',
-           'draw_probabilities', 'data_uri', 'pictures', 'tables', 'page', 'write_page']
+           'advice', 'compression_words', 'packed_table', 'answer', 'by_parameters', 'facts', 'summary', 'new_figure',
+           'colour', 'styles', 'with_legend', 'draw_models', 'draw_curve', 'draw_bytes', 'draw_epochs', 'draw_search',
+           'calibration_words', 'probabilities_table', 'draw_probabilities', 'data_uri', 'pictures', 'tables', 'page',
+           'write_page']
 
 # %% ../../nbs/app/02_page.ipynb #cc655863
 import base64
@@ -214,6 +215,44 @@ def advice(record: Record) -> str:
         return "use this model: its dimensions are better than uniform ones."
     return "use this model or a uniform one: more test rows or more repeats may tell which is better."
 
+# %% ../../nbs/app/02_page.ipynb #13cd1012
+def compression_words(record: Record) -> list[str]:
+    """What packing the tables saved and cost, in sentences; nothing of a record without it."""
+    found = record.get("compression")
+    if not found:
+        return []
+    change, val, asked = found["test"], found["val"], found["asked"]
+    times = found["full_bytes"] / found["bytes"]
+    known = ("too few rows of a class for an interval" if change["high"] - change["low"] >= 2 else
+             f"95 % interval {change['low']:+.4f} to {change['high']:+.4f}".replace("-", "−"))
+    mean = f"{change['mean']:+.4f}".replace("-", "−")
+    interval = "" if val["low"] is None else f", 95 % interval {0 - val['high']:+.3f} to {0 - val['low']:+.3f}"
+    by = {"max_bytes": "a budget of {:,.0f} bytes", "max_space": "a budget of {} of the widest embedding",
+          "max_loss": "at most {:g} points of loss", "plan": "the plan {}"}
+    (name, value), = asked.items()
+    value = percent(value) if name == "max_space" else value
+    sure = " by the upper end of the interval" * (name == "max_loss" and found["sure"])
+    whole = [bytes_text(size + found["network"]) for size in (found["full_bytes"], found["bytes"])]
+    return [f"{times:.1f} times smaller tables, AUC changed by {mean} [{known}]: {bytes_text(found['bytes'])} in place "
+            f"of {bytes_text(found['full_bytes'])}, on the test rows {change['after']:.4f} in place of "
+            f"{change['before']:.4f}.",
+            f"Asked for was {by[name].format(value)}{sure}. On the validation rows, which choose, the AUC changed "
+            + f"by {0 - val['loss']:+.3f} points (hundredths){interval}.".replace("-", "−")
+            + f" With its network the model has {whole[1]} in place of {whole[0]}.",
+            "What follows is of the model before its tables were packed, but for the probabilities."]
+
+
+def packed_table(record: Record) -> list[list[object]]:
+    """The rows of the table of packed tables, those of most bytes first."""
+    found = record.get("compression")
+    if not found:
+        return []
+    rows = [("as trained, float32", found["full_bytes"], found["val"]["before"]),
+            ("chosen", found["bytes"], found["val"]["after"])]
+    rows += [({"ours": "bits by worth"}.get(name, name), p["bytes"], p["val_auc"])
+             for name, points in found["curve"].items() for p in points]
+    return [[name, bytes_text(size), f"{value:.4f}"] for name, size, value in sorted(rows, key=lambda r: -r[1])]
+
 # %% ../../nbs/app/02_page.ipynb #01927747
 def answer(record: Record) -> list[str]:
     """What came out, in sentences: size, test AUC with DeLong's interval, and each difference in the record's words."""
@@ -223,6 +262,7 @@ def answer(record: Record) -> list[str]:
         f"DeLong's 95 % interval is {max(0, chosen['test_auc'] - half):.4f} to {min(1, chosen['test_auc'] + half):.4f}")
     named = f"{short(record['data']['table'], 60)}: " if record.get("data", {}).get("table") else ""
     sentences = [
+        *compression_words(record),
         f"{named}{chosen['name']} keeps {percent(chosen['space'])} of the widest embedding's parameters: "
         f"{chosen['parameters']:,} of {widest:,}, in {bytes_text(chosen['bytes'])}.",
         *sizes(record.get("model_bytes")),
@@ -253,12 +293,13 @@ def by_parameters(record: Record) -> list[Record]:
 @read_with_care()
 def facts(record: Record) -> dict[str, object]:
     """What a program would ask of a record: the cautions, sizes, the search's decision, outcomes, and differences."""
-    search = record["search"]
+    search, packed = record["search"], record.get("compression")
     return {"cautions": cautions(record), "advice": advice(record), "repeats": record.get("repeats", 1),
             "baseline": record.get("baseline"), "model_bytes": record.get("model_bytes"),
             "search": {"decided": search.get("decided"), "alpha_steps": search.get("alpha_steps"),
                        "entropy": search["entropy"][-1]},
             "differences": record["differences"], "rivals": record.get("rivals"),
+            "compression": packed and {name: value for name, value in packed.items() if name != "plan"},
             "calibration": calibration_facts(record), "refit": record.get("refit"),
             "judged_by": "test rows" if record["data"]["rows"]["test"] else "validation rows",
             "outcomes": [{k: v for k, v in o.items() if k != "history"} for o in record["outcomes"]]}
@@ -328,6 +369,26 @@ def draw_curve(record: Record) -> "Figure":
     chosen = ax.axvline(100 * record["outcomes"][0]["space"], color=colour("AutoDim"), lw=1.5, ls=":")
     ax.set(xlabel=SPACE, ylabel="search-time AUC on validation rows", xlim=(0, 105))
     return with_legend(figure, [line, chosen], ["search model", "chosen Space"])
+
+# %% ../../nbs/app/02_page.ipynb #f42663b1
+def draw_bytes(record: Record) -> "Figure":
+    """Validation AUC against bytes of tables: as trained, uniform dimensions, uniform bits, ours along the budget."""
+    figure, found, drawn = new_figure(), record["compression"], {}
+    ax = figure.subplots()
+    lines = {"uniform bits": "s:", "ours": "o-"}
+    uniform = sorted((o["bytes"], o["val_auc"]) for o in record["outcomes"][1:])
+    if uniform:
+        drawn["uniform dims, float32"] = ax.plot(*zip(*uniform), "D--", ms=4, color=colour("bias only"))[0]
+    for name, style in lines.items():
+        points = [(p["bytes"], p["val_auc"]) for p in found["curve"][name]]
+        shown = "bits by worth (ours)" if name == "ours" else "as many bits for all"
+        (drawn[shown],) = ax.plot(*zip(*points), style, ms=4, color=colour("AutoDim" if name == "ours" else "uniform"))
+    drawn["as trained, float32"] = ax.scatter(found["full_bytes"], found["val"]["before"], marker="^", color="black",
+                                              zorder=3)
+    drawn["chosen"] = ax.scatter(found["bytes"], found["val"]["after"], s=110, marker="o", facecolors="none",
+                                 edgecolors="#d55e00", linewidths=2, zorder=4)
+    ax.set(xscale="log", xlabel="bytes of the tables", ylabel="AUC on validation rows")
+    return with_legend(figure, list(drawn.values()), list(drawn))
 
 # %% ../../nbs/app/02_page.ipynb #e6396223
 def draw_epochs(record: Record) -> "Figure":
@@ -423,6 +484,9 @@ def pictures(record: Record) -> dict[str, dict[str, str]]:
             "search": (draw_search, f"Entropy of α from {entropy[0]:.3f} to {entropy[-1]:.3f}, and losses.")}
     if words := calibration_words(record):
         made["probabilities"] = (draw_probabilities, words[-1])
+    if packed := record.get("compression"):
+        ours = "; ".join(f"{p['val_auc']:.4f} at {bytes_text(p['bytes'])}" for p in packed["curve"]["ours"])
+        made["bytes"] = (draw_bytes, f"AUC against bytes on validation rows: {ours}.")
     with rc_context():
         set_style()
         return {name: {"src": data_uri(draw(record)), "alt": alt} for name, (draw, alt) in made.items()}
@@ -481,6 +545,13 @@ SECTIONS = """
 <figure><img src="{{ pictures[name].src }}" alt="{{ pictures[name].alt }}">
 <figcaption>{{ caller() }}</figcaption></figure>
 {% endmacro %}
+{% if record.compression is defined %}<section><h2>Packed tables</h2>
+<div class="pictures">{% call picture("bytes") %}The tables packed after training, within one budget after another, in
+bits where they are worth most, beside the same number of bits for all and models of one dimension. On the validation
+rows; the ring is what was chosen. Bytes are of all that a lookup reads: codes, steps, means, rotations and
+offsets of groups.{% endcall %}
+{{ table(["tables", "size", "validation AUC"], budgets_packed) }}</div></section>
+{% endif %}
 <section><h2>Models</h2>
 {{ table(["model", "Space", "parameters", "size of tables", "validation AUC", "test AUC ± 95 %", "test Logloss",
           "best epoch"], models) }}
@@ -599,7 +670,7 @@ def tables(record: Record) -> dict[str, list[list[object]]]:
                    percent(data["positives"][name] / n) if n else "none"] for name, n in data["rows"].items()],
         "settings": [*settings, ["device", environment["device"]], ["versions", environment["versions"]],
                      ["fingerprint of the data", data["fingerprint"]]],
-        "without": rivals_table(record), "groups": probabilities_table(record),
+        "budgets_packed": packed_table(record), "without": rivals_table(record), "groups": probabilities_table(record),
     }
 
 

@@ -187,10 +187,19 @@ class MethodSettings:
         "candidate dimensions, increasing; 4,8,12,16 for tables that FBGEMM or TorchRec will hold",
         CANDIDATES, "search", metavar="2,4,..", read=read_counts)] = (2, 4, 6, 8, 10)
     max_space: Annotated[float | None, Setting(
-        "budget, as a share of the widest embedding's parameters, such as 0.4; without one, as alpha says (Eq. 13)",
-        BUDGET, "train")] = None
+        "budget, as a share of the widest embedding's float32 tables, such as 0.4, or 0.05 if packed; without one, "
+        "dimensions are as alpha says (Eq. 13)", BUDGET, "train compress")] = None
     max_bytes: Annotated[int | None, Setting(
-        "budget in bytes of float32 tables, instead of a share", BYTES, "train", "", "64MB", read_bytes)] = None
+        "budget of the tables in bytes, instead of a share", BYTES, "train compress", "", "64MB", read_bytes)] = None
+    max_loss: Annotated[float | None, Setting(
+        "pack the trained tables into the fewest bytes at which the validation AUC falls by at most so many points "
+        "(hundredths), such as 0.05", RATE_OR_NONE, "compress", metavar="POINTS")] = None
+    sure: Annotated[bool, Setting(
+        "max_loss holds for the upper end of the loss's interval, and not for its estimate alone",
+        TRUTH, "compress")] = True
+    packed: Annotated[bool, Setting(
+        "max_space and max_bytes budget bit-packed tables, made after training, whose dimensions are as alpha says; "
+        "without, they budget float32 tables, and choose dimensions", TRUTH)] = False
     pad_to: Annotated[int, Setting("rows are stored padded to a multiple of so many values, and budgets count them so",
                                    COUNT, "search train")] = 1
     variant: Annotated[int, Setting("AutoDim-1 to AutoDim-4", VARIANT, "search")] = 1
@@ -291,6 +300,15 @@ def check_settings(settings: Settings) -> None:
             raise ValueError(f"{name}={value!r}: expected {words}")
     if s.max_space is not None and s.max_bytes is not None:
         raise ValueError(f"max_space={s.max_space} and max_bytes={s.max_bytes}: give one of the two budgets")
+    if s.packed and s.max_loss is not None and (s.max_space, s.max_bytes) != (None, None):
+        raise ValueError(f"max_loss={s.max_loss} looks for the fewest bytes, and packed tables have a budget already: "
+                         "give one of the two")
+    if s.packed and (s.max_space, s.max_bytes, s.max_loss) == (None, None, None):
+        raise ValueError("packed=True says how a budget is kept, and there is none: give max_loss, max_bytes or "
+                         "max_space")
+    if s.refit and (s.packed or s.max_loss is not None):
+        raise ValueError("refit=True and packed tables: the model that is kept has learnt from the validation rows, "
+                         "which say what packing costs; give one of the two")
     if s.fast and tuple(s.hidden) != Settings.hidden:
         raise ValueError(f"fast=True and hidden={s.hidden!r}: fast has layers of its own; give one of the two")
     if s.device != "cpu":

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy import optimize, stats
+from scipy import optimize, special
 
 from .budget import knapsack
 from .sensitivity import Groups, Sensitivity, Spectrum, Table, spectrum
@@ -31,7 +31,7 @@ def gaussian_quantiser(bits: int) -> tuple[float, float]:
 
     def error(step: float) -> float:
         edges = np.concatenate([[-np.inf], step * (levels[1:] - 0.5), [np.inf]])
-        chance, density = np.diff(stats.norm.cdf(edges)), stats.norm.pdf(edges)
+        chance, density = np.diff(special.ndtr(edges)), np.exp(-edges**2 / 2) / np.sqrt(2 * np.pi)
         first = density[:-1] - density[1:]  # ∫ y φ(y) dy over each cell
         return float(1 - 2 * step * levels @ first + step**2 * levels**2 @ chance)
 
@@ -57,15 +57,18 @@ PULL = 100  # rows of the whole field that are added to those of each group
 def components(s: Sensitivity, basis: Spectrum | None = None) -> Components:
     """A table's components in a basis, its spectrum if there is none given, with the score of each in each group."""
     basis = basis or spectrum(s.covariance(), s.curvature())
-    of_ids, weights, sampled = s.groups.of_ids(), s.counts.double() / max(1, int(s.counts.sum())), s.rows.sum()
-    mass = torch.zeros(len(s.groups.starts)).double().index_add_(0, of_ids, weights)  # q of each group [K]
-    y = (s.table.weight() - s.mean()) @ basis.encode  # [v, r]
-    power = torch.zeros(len(mass), y.shape[1]).double().index_add_(0, of_ids, y.square() * weights.unsqueeze(1))
+    mean, of_ids, seen, sampled = s.mean(), s.groups.of_ids(), max(1, int(s.counts.sum())), s.rows.sum()
+    mass = torch.zeros(len(s.groups.starts)).double()  # q of each group [K]
+    power = torch.zeros(len(mass), basis.encode.shape[1]).double()
+    for rows, e in s.table.pieces():
+        weights = s.counts[rows].double() / seen
+        mass.index_add_(0, of_ids[rows], weights)
+        power.index_add_(0, of_ids[rows], ((e - mean) @ basis.encode).square() * weights.unsqueeze(1))
     variance = power / mass.clamp_min(1e-300).unsqueeze(1)  # [K, r]
     curvature = (s.gradients.sum(0) + PULL * s.curvature()) / (sampled * mass + PULL).view(-1, 1, 1)  # [K, d, d]
     dear = torch.einsum("jd,kde,je->kj", basis.decode, curvature, basis.decode)
     score = mass.unsqueeze(1) * dear.clamp_min(0) * variance
-    return Components(s.table, s.groups, s.mean(), basis.encode, basis.decode, variance.sqrt().T, score.T)
+    return Components(s.table, s.groups, mean, basis.encode, basis.decode, variance.sqrt().T, score.T)
 
 # %% ../../nbs/memory/02_allocation.ipynb #ead3baa9
 SIDE, OFFSET, WIDTH, STEP = 16, 32, 4, 8  # bits of a number of μ or D, of a group's offset, of a b, of a step
