@@ -244,9 +244,10 @@ def undeclared(root: Path) -> list[str]:
 
 
 def versions_apart(root: Path) -> list[str]:
-    """One version: settings.ini, autodim/__init__.py, CITATION.cff."""
+    """One version: settings.ini, autodim/__init__.py, CITATION.cff, the site's footer."""
     version = settings(root)["version"]
-    places = {"autodim/__init__.py": f'__version__ = "{version}"', "CITATION.cff": f"version: {version}"}
+    places = {"autodim/__init__.py": f'__version__ = "{version}"', "CITATION.cff": f"version: {version}",
+              "_quarto.yml": f"autodim {version}"}
     return [f"{name} does not say version {version}" for name, text in places.items()
             if text not in (root / name).read_text()]
 
@@ -427,8 +428,9 @@ def small_original(tmp_path_factory, root) -> Path:
     write_notebook(folder / "nbs/index.ipynb", "# Front\n", "print(1)")
     for name in ("settings.ini", "requirements.txt", "CITATION.cff"):
         shutil.copy(root / name, folder)
-    site = {"project": {"render": ["nbs/index.ipynb", "nbs/*/*.ipynb"]}, "website": {"sidebar": {"contents": [
-        {"section": "All", "contents": [{"text": href, "href": href} for href in (FRONT, ALPHA, BETA)]}]}}}
+    site = {"project": {"render": ["nbs/index.ipynb", "nbs/*/*.ipynb"]}, "website": {
+        "page-footer": {"left": f"autodim {settings(root)['version']}"}, "sidebar": {"contents": [
+            {"section": "All", "contents": [{"text": href, "href": href} for href in (FRONT, ALPHA, BETA)]}]}}}
     (folder / "_quarto.yml").write_text(yaml.safe_dump(site))
     (folder / "autodim").mkdir()
     subprocess.run([BIN / "nbdev_export"], cwd=folder, check=True, capture_output=True)
