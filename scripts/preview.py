@@ -63,6 +63,10 @@ class MathRenderer(IPythonRenderer):
     def latex_environment(self, name: str, body: str) -> str:
         return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
 
+    def block_html(self, html: str) -> str:
+        """HTML as it stands: to embed its pictures nbconvert would close a `<details>` before what it folds."""
+        return super().block_html(html) if "<img" in html else html
+
     def mathml(self, body: str, display: str) -> str:
         tex = re.sub(r"\\(begin|end)\{aligned\}", r"\\\1{align*}", body.strip())
         tex = re.sub(r"\\arg(?![a-zA-Z])", r"\\operatorname{arg}", tex)
