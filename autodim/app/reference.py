@@ -22,44 +22,43 @@ import autodim
 from .cli import make_parser
 from .settings import SETTINGS, Settings
 
-# %% ../../nbs/app/10_reference.ipynb #9f3862d0
+# %% ../../nbs/app/10_reference.ipynb #900d75f4
 def commands() -> dict[str, tuple[str, str, pd.DataFrame]]:
-    """Of each command: what it does, its usage in one line, and its options as a table with columns option, what it does."""
+    """Of each command: what it does, its usage in one line, and a table of its options."""
     parsers = next(a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
     found = {}
     for name, parser in parsers.items():
         shown = [a for a in parser._actions if a.help is not argparse.SUPPRESS]
-        names = [" ".join((", ".join(a.option_strings) or a.dest, a.metavar or "" if a.option_strings else "")).strip()
-                 for a in shown]
-        table = pd.DataFrame({"what it does": [a.help % {"default": a.default} for a in shown]}, pd.Index(names, name="option"))
+        names = [f"{', '.join(a.option_strings)} {a.metavar or ''}".strip() or a.dest for a in shown]
+        table = pd.DataFrame({"what it does": [a.help % {"default": a.default} for a in shown]},
+                             pd.Index(names, name="option"))
         found[name] = (parser.description, " ".join(parser.format_usage().removeprefix("usage: ").split()), table)
     return found
 
 
 def settings_of(command: str) -> pd.DataFrame:
-    """The settings that a command has first, or those of the estimator alone (""): default, range, flag, what each does."""
+    """The settings that a command has first, or those of the estimator alone (""): default, range, flag, effect."""
     own = {name: s for name, s in SETTINGS.items() if (s.command.split() or [""])[0] == command}
     return pd.DataFrame(
         {"default": [repr(getattr(Settings, name)) for name in own], "expected": [s.range.words for s in own.values()],
          "flag": [s.flag_of(name) if s.command else "" for name, s in own.items()],
          "what it does": [s.help for s in own.values()]}, pd.Index(list(own), name="setting"))
 
-# %% ../../nbs/app/10_reference.ipynb #e87b643e
+# %% ../../nbs/app/10_reference.ipynb #27839640
 def first_sentence(text: str | None) -> str:
     """The first paragraph of a docstring in one line."""
     return " ".join((inspect.cleandoc(text or "").split("\n\n")[0]).split())
 
 
 def parameters(thing: object) -> pd.DataFrame:
-    """The parameters of a function or class: type, default, and what `Args` in its docstring says; empty without Args."""
+    """The parameters of a function or class: type, default, and what `Args` in its docstring says, where it does."""
     text = inspect.getdoc(thing) or ""
     block = re.search(r"(?m)^Args:\n((?:[ ]{4}.*\n?|\n)+)", text)
     entries = re.findall(r"(?ms)^ {4}(\w[\w, ]*): (.*?)(?=^ {4}\w|\Z)", block[1]) if block else []
     said = {name.strip(): " ".join(words.split()) for names, words in entries for name in names.split(",")}
-    own = inspect.signature(thing).parameters if said else {}
     rows = {name: {"type": re.sub(r"\b(?:\w+\.)+(?=\w)", "", inspect.formatannotation(p.annotation)).strip("'"),
-                   "default": "" if p.default is p.empty else repr(p.default), "what it is": said[name]}
-            for name, p in own.items() if name in said}
+                   "default": "" if p.default is p.empty else repr(p.default), "what it is": said.get(name, "")}
+            for name, p in inspect.signature(thing).parameters.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("parameter")
 
 
@@ -78,7 +77,7 @@ def public_names() -> pd.DataFrame:
             if name in module.__all__ and callable(thing) and getattr(thing, "__module__", "") == module.__name__]
     return pd.DataFrame(rows).sort_values("name", key=lambda names: names.str.lower()).reset_index(drop=True)
 
-# %% ../../nbs/app/10_reference.ipynb #841055e4
+# %% ../../nbs/app/10_reference.ipynb #39fd61c6
 ERRORS = ("DataError", "ValueError", "ImportError", "OtherVersion", "ArgumentTypeError")
 
 
@@ -87,7 +86,8 @@ def template(node: ast.AST) -> str:
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
-        return "".join(part.value if isinstance(part, ast.Constant) else f"‹{hint(part.value)}›" for part in node.values)
+        return "".join(part.value if isinstance(part, ast.Constant) else f"‹{hint(part.value)}›"
+                       for part in node.values)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return template(node.left) + template(node.right)
     return ""
@@ -95,8 +95,8 @@ def template(node: ast.AST) -> str:
 
 def hint(node: ast.AST) -> str:
     """What a placeholder stands for: the last name in its expression."""
-    names = [n.attr if isinstance(n, ast.Attribute) else n.id for n in ast.walk(node) if isinstance(n, (ast.Attribute, ast.Name))]
-    plain = [name for name in names if name not in ("join", "map", "str", "len", "repr", "list", "type", "__name__")]
+    names = [getattr(n, "attr", getattr(n, "id", "")) for n in ast.walk(node)]
+    plain = [name for name in names if name not in ("", "join", "map", "str", "len", "repr", "list", "type")]
     return plain[0] if plain else "…"
 
 
