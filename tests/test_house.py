@@ -15,6 +15,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 import yaml
 
+from preview import pages_of
+
 from autodim.study.parameters import parameters_of
 
 BIN = Path(sys.executable).parent
@@ -168,7 +170,7 @@ def unshaped_cells(root: Path) -> list[str]:
             if re.search(r"^#\|\s*(export\w*|hide|default_exp)\s*:", code, re.MULTILINE):
                 found.append(f"{path.name}: directive with a colon: {first}")
             found += [f"{path.name}: {len(line)} columns: {line[:60]}" for line in code.splitlines()
-                      if len(line) > MAX_LINE]
+                      if len(line) > MAX_LINE and not line.startswith("#| fig-")]
             if EXPORT.search(code) and len(code.splitlines()) > MAX_CELL:
                 found.append(f"{path.name}: exported cell of {len(code.splitlines())} lines: {code.splitlines()[1]}")
             body = parse(code).body
@@ -211,7 +213,7 @@ def undescribed_pictures(root: Path) -> list[str]:
 def not_on_site(root: Path) -> list[str]:
     """Every notebook is rendered and stands in the sidebar, once; the sidebar names no other."""
     config = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))
-    listed = [entry["href"] for block in config["website"]["sidebar"]["contents"] for entry in block["contents"]]
+    listed = [href for _, href in pages_of(config["website"]["sidebar"]["contents"])]
     here = [path.relative_to(root).as_posix() for path in notebooks(root)]
     found = [f"_quarto.yml: {href} does not exist" for href in sorted(set(listed) - set(here))]
     found += [f"_quarto.yml: {href} is not in the sidebar" for href in sorted(set(here) - set(listed))]
@@ -269,6 +271,8 @@ def unreadable_page(path: Path) -> list[str]:
     found = []
     if not {"cells", "metadata", "nbformat", "nbformat_minor"} <= page.keys():
         found.append(f"{path.name}: the filter's output is no notebook")
+    found += [f"{path.name}: an output of text/html, for which Quarto loads scripts from a server"
+              for cell in page["cells"] for output in cell.get("outputs", []) if "text/html" in output.get("data", {})]
     directives = [line for cell, source in zip(page["cells"], sources) if cell["cell_type"] == "code"
                   for line in source.splitlines() if line.startswith("#|")]
     found += [f"{path.name}: visible directive {line}" for line in directives
@@ -313,20 +317,6 @@ NOTEBOOKS = notebooks(Path(__file__).resolve().parents[1])
 def test_page_is_readable(path):
     complaints = unreadable_page(path)
     assert not complaints, "\n" + "\n".join(complaints)
-
-
-def test_preview_shows_every_page_without_a_network(root, tmp_path):
-    import preview
-    pages = preview.render(tmp_path, root)
-    assert {page.stem for page in pages} == {path.stem for path in notebooks(root)}
-    for page in pages:
-        text = page.read_text(encoding="utf-8")
-        assert not re.search(r"""(?:<script|<link)\b|(?:src|url\()=?["']?https?:""", text), page.name
-        assert not re.search(r"\$\$|\\begin\{", re.sub(r"(?s)<pre.*?</pre>|<code.*?</code>", "", text)), page.name
-        links = re.findall(r'href="([^"#:]+)(?:#[^"]*)?"', text)
-        assert all((page.parent / link).is_file() for link in links), (page.name, links)
-        if page.stem.startswith(("exp_", "index")):
-            assert not re.search(r'<img (?![^>]*\balt="[^"]+")', text), page.name
 
 
 ALONE = ("exp_numbers", "exp_scale", "exp_settings", "exp_speed", "exp_table2")  # need no rows that others train

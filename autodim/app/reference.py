@@ -44,7 +44,7 @@ def settings_of(command: str) -> pd.DataFrame:
          "flag": [s.flag_of(name) if s.command else "" for name, s in own.items()],
          "what it does": [s.help for s in own.values()]}, pd.Index(list(own), name="setting"))
 
-# %% ../../nbs/app/10_reference.ipynb #27839640
+# %% ../../nbs/app/10_reference.ipynb #c27fe668
 def first_sentence(text: str | None) -> str:
     """The first paragraph of a docstring in one line."""
     return " ".join((inspect.cleandoc(text or "").split("\n\n")[0]).split())
@@ -57,7 +57,8 @@ def parameters(thing: object) -> pd.DataFrame:
     entries = re.findall(r"(?ms)^ {4}(\w[\w, ]*): (.*?)(?=^ {4}\w|\Z)", block[1]) if block else []
     said = {name.strip(): " ".join(words.split()) for names, words in entries for name in names.split(",")}
     rows = {name: {"type": re.sub(r"\b(?:\w+\.)+(?=\w)", "", inspect.formatannotation(p.annotation)).strip("'"),
-                   "default": "" if p.default is p.empty else repr(p.default), "what it is": said.get(name, "")}
+                   "default": "" if p.default is p.empty else re.sub(" at 0x[0-9a-f]+", "", repr(p.default)),
+                   "what it is": said.get(name, "")}
             for name, p in inspect.signature(thing).parameters.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("parameter")
 
