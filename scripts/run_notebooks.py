@@ -23,11 +23,11 @@ ROOMS = ("data", "training", "method", "memory", "study", "app")
 
 
 def in_order(folder: Path) -> list[Path]:
-    """Components by room and number, guides, the experiments, then the front page, which shows their results."""
+    """Components by room and number, guides, the experiments, the front page, then what shows all of them."""
     rank = {room: i for i, room in enumerate((*ROOMS, "guide", "exp", "index"))}
 
     def place(path: Path) -> tuple[int, str]:
-        return rank[path.stem.split("_")[0] if path.parent == folder else path.parent.name], path.name
+        return rank.get(path.stem.split("_")[0] if path.parent == folder else path.parent.name, len(rank)), path.name
 
     return sorted((p for p in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts), key=place)
 

@@ -15,6 +15,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 import yaml
 
+from preview import pages_of
+
 from autodim.study.parameters import parameters_of
 
 BIN = Path(sys.executable).parent
@@ -276,7 +278,7 @@ def answers_late(root: Path) -> list[str]:
 def not_on_site(root: Path) -> list[str]:
     """Every notebook is rendered and stands in the sidebar, once; the sidebar names no other."""
     config = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))
-    listed = [entry["href"] for block in config["website"]["sidebar"]["contents"] for entry in block["contents"]]
+    listed = [href for _, href in pages_of(config["website"]["sidebar"]["contents"])]
     here = [path.relative_to(root).as_posix() for path in notebooks(root)]
     found = [f"_quarto.yml: {href} does not exist" for href in sorted(set(listed) - set(here))]
     found += [f"_quarto.yml: {href} is not in the sidebar" for href in sorted(set(here) - set(listed))]
@@ -309,9 +311,10 @@ def undeclared(root: Path) -> list[str]:
 
 
 def versions_apart(root: Path) -> list[str]:
-    """One version: settings.ini, autodim/__init__.py, CITATION.cff."""
+    """One version: settings.ini, autodim/__init__.py, CITATION.cff, the site's footer."""
     version = settings(root)["version"]
-    places = {"autodim/__init__.py": f'__version__ = "{version}"', "CITATION.cff": f"version: {version}"}
+    places = {"autodim/__init__.py": f'__version__ = "{version}"', "CITATION.cff": f"version: {version}",
+              "_quarto.yml": f"autodim {version}"}
     return [f"{name} does not say version {version}" for name, text in places.items()
             if text not in (root / name).read_text()]
 
@@ -480,8 +483,9 @@ def small_original(tmp_path_factory, root) -> Path:
     write_notebook(folder / "nbs/index.ipynb", "# Front\n", "print(1)")
     for name in ("settings.ini", "requirements.txt", "CITATION.cff"):
         shutil.copy(root / name, folder)
-    site = {"project": {"render": ["nbs/index.ipynb", "nbs/*/*.ipynb"]}, "website": {"sidebar": {"contents": [
-        {"section": "All", "contents": [{"text": href, "href": href} for href in (FRONT, ALPHA, BETA)]}]}}}
+    site = {"project": {"render": ["nbs/index.ipynb", "nbs/*/*.ipynb"]}, "website": {
+        "page-footer": {"left": f"autodim {settings(root)['version']}"}, "sidebar": {"contents": [
+            {"section": "All", "contents": [{"text": href, "href": href} for href in (FRONT, ALPHA, BETA)]}]}}}
     (folder / "_quarto.yml").write_text(yaml.safe_dump(site))
     (folder / "autodim").mkdir()
     subprocess.run([BIN / "nbdev_export"], cwd=folder, check=True, capture_output=True)
