@@ -201,7 +201,7 @@ def neighbours(contents: list, current: str) -> str:
 
 def table_of_contents(body: str) -> str:
     """The headings of a page as links: beside the text, on a phone in a fold above it."""
-    heads = re.findall(r'(?s)<h([23]) id="([^"]+)">(.*?)<a class="anchor-link"', body)
+    heads = re.findall(r'(?s)<h([23]) id="([^"]+)">(.*?)<a [^>]*class="anchor-link"', body)
     items = [f'<li class="h{level}"><a href="#{place}">{re.sub("<[^>]+>", "", text)}</a></li>'
              for level, place, text in heads]
     return (f'<details class="contents"><summary>On this page</summary><ul>\n{"".join(items)}\n</ul></details>'
