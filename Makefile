@@ -50,7 +50,7 @@ test: setup  ## the house, every notebook, pytest: minutes
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --do_print --n_workers 2
 	OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses 2 --dist loadgroup -m 'not house and not slow and not peers' tests
 
-test-slow: setup  ## random kills, races, full disks, a wheel in an empty environment
+test-slow: setup  ## random kills, races, full disks, a wheel in an empty environment, the pages in Chromium
 	OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses 2 --dist loadgroup -m slow tests
 
 test-peers: setup peers  ## the exports in TorchRec, FBGEMM, DeepCTR-Torch and FuxiCTR (1.7 GB, once)

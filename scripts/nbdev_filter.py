@@ -3,7 +3,8 @@
 nbdev's own processors do the small things (languages, `hide`, `hide_line`, `filter_stream`, ANSI colours). Left out are
 those that assume nbdev's folder layout (front matter, link rewriting) and the three that replace the source of an
 exported cell by its documentation. Here the implementation is the story: an exported cell keeps its source, in a
-fold that is open, under a heading and the signature of every public name it defines.
+fold that is open, under a heading and the signature of every public name it defines. A name of the package that stands
+in backticks becomes a link to its definition.
 """
 import ast
 import json
@@ -11,14 +12,19 @@ import os
 import re
 import sys
 import textwrap
+from collections import Counter
 from contextlib import redirect_stdout
+from functools import cache
+from pathlib import Path
 
 from execnb.nbio import dict2nb, mk_cell, nb2dict
 from nbdev.process import NBProcessor, Processor
 from nbdev.processors import (clean_magics, filter_stream_, hide_, hide_line, populate_language, rm_header_dash,
                               strip_ansi, strip_hidden_metadata)
 
+ROOT = Path(__file__).resolve().parents[1]
 EXPORTS = {"export", "exports", "exporti"}
+WORDS = {"fit", "torchrun"}  # also a method and a program: not linked
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -100,6 +106,29 @@ def spell_tag(cell):
         cell.source = re.sub(r"\\tag\{([^{}]*)\}", r"\\qquad \\text{(\1)}", cell.source)
 
 
+@cache
+def definitions() -> dict[str, str]:
+    """Where each public name of the package is defined, from the site's root: `/nbs/method/05_metrics.ipynb#auc`."""
+    found = [(node.name, f"/{path.relative_to(ROOT).as_posix()}#{node.name}")
+             for path in sorted((ROOT / "nbs").glob("*/[0-9]*.ipynb"))
+             for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+             if cell["cell_type"] == "code" and re.match(r"#\| exports?$", "".join(cell["source"]), re.MULTILINE)
+             for node in ast.parse("".join(cell["source"])).body if isinstance(node, DEFINITIONS)]
+    count = Counter(name for name, _ in found)
+    return {name: place for name, place in found
+            if count[name] == 1 and name not in WORDS and not name.startswith("_")}
+
+
+def link_names(cell):
+    """Link names in backticks to their definitions; headings, code and what is linked already stay as they are."""
+    def link(match):
+        place = definitions().get((match[2] or "").removesuffix("()"))
+        return f"[`{match[2]}`]({place})" if place else match[0]
+
+    if cell.cell_type == "markdown":
+        cell.source = re.sub(r"(?ms)(^```.*?^```|^#.*?$|\[[^\]]*\]\([^)]*\)|``.*?``)|`(\w+(?:\(\))?)`", link, cell.source)
+
+
 def drop_empty(cell):
     """Remove cells of directives alone, such as `#| default_exp data`."""
     lines = cell.source.splitlines()
@@ -108,7 +137,7 @@ def drop_empty(cell):
 
 
 PROCESSORS = [populate_language, strip_ansi, hide_line, filter_stream_, hide_, rm_header_dash, drop_empty,
-              spell_tag, fold_imports, show_exports, clean_magics, strip_hidden_metadata]
+              spell_tag, fold_imports, show_exports, link_names, clean_magics, strip_hidden_metadata]
 
 
 def filter_notebook(text: str) -> str:
@@ -125,10 +154,38 @@ def filter_notebook(text: str) -> str:
     return json.dumps(nb2dict(notebook), ensure_ascii=False, indent=1) + "\n"
 
 
+def for_quarto(text: str) -> str:
+    """A filtered notebook as Quarto needs it.
+
+    HTML goes as Markdown that holds HTML: Quarto adds require.js and jQuery from a server to any page with an output
+    of type text/html. A picture's own alternative text becomes its cell's, the one-line purpose the page's description,
+    and headings of names keep the name as id.
+    """
+    notebook = json.loads(text)
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            alt = output.get("metadata", {}).get("image/png", {}).get("alt")
+            if alt and "#| fig-alt:" not in cell["source"]:
+                cell["source"] = f"#| fig-alt: {json.dumps(alt, ensure_ascii=False)}\n{cell['source']}"
+            page = output.get("data", {}).pop("text/html", None)
+            if page is not None:
+                output["data"]["text/markdown"] = f"``````{{=html}}\n{''.join(page)}\n``````\n"
+        if cell["cell_type"] == "markdown":
+            cell["source"] = re.sub(r"(?m)^### `(\w+)`$", r"### `\1` {#\1}", "".join(cell["source"]))
+    first = notebook["cells"][0]
+    purpose = re.match(r"(# [^\n]*\n)\s*((?:>[^\n]*(?:\n|$))+)", "".join(first["source"]))
+    if purpose:
+        line = re.sub(r"\s*\n> *", " ", purpose[2].removeprefix(">")).strip()
+        first["source"] = purpose[1] + first["source"][purpose.end():]
+        notebook["cells"].insert(0, {"cell_type": "raw", "id": "description", "metadata": {},
+                                     "source": f"---\ndescription: {json.dumps(line, ensure_ascii=False)}\n---\n"})
+    return json.dumps(notebook, ensure_ascii=False, indent=1) + "\n"
+
+
 if __name__ == "__main__":
     for stream in (sys.stdin, sys.stdout):
         stream.reconfigure(encoding="utf-8")
     try:
-        sys.stdout.write(filter_notebook(sys.stdin.read()))
+        sys.stdout.write(for_quarto(filter_notebook(sys.stdin.read())))
     except ValueError as error:
         sys.exit(f"nbdev_filter: {error}")

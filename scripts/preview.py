@@ -5,6 +5,7 @@ MathML, which browsers draw by themselves. Figures are embedded; nothing is load
 
     python scripts/preview.py [FOLDER]
 """
+import base64
 import html
 import os
 import re
@@ -27,24 +28,32 @@ CELLS = """{% extends 'index.html.j2' %}
 {% block input %}{% set fold = cell.metadata.get('fold') %}
 {% if fold %}<details {{ fold.state }}><summary>{{ fold.summary }}</summary>{{ super() }}</details>
 {% else %}{{ super() }}{% endif %}{% endblock %}"""
+PENDING = "<summary>"  # a callout's title that the next line says
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title} - {site}</title>
+<meta name="description" content="{purpose}">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="{icon}">
 <style>
 {style}
 </style>
 </head>
 <body>
-<nav aria-label="Pages">
+<nav class="pages" aria-label="Pages">
 <p class="site"><a href="{front}">{site}</a></p>
+<details class="all"><summary>All pages</summary>
 {menu}
+</details>
 </nav>
 <main>
+{contents}
 {body}
-<footer>{neighbours}</footer>
+<p class="neighbours">{neighbours}</p>
+<footer>{footer}</footer>
 </main>
 </body>
 </html>
@@ -54,6 +63,14 @@ PAGE = """<!DOCTYPE html>
 class MathRenderer(IPythonRenderer):
     """nbconvert's Markdown with TeX turned into MathML here, where nbconvert leaves it to a script from a server."""
 
+    def heading(self, text: str, level: int, **attrs) -> str:
+        """A heading with the id that Quarto gives it: the words in small letters, a definition's own name as it is."""
+        words = html.unescape(re.sub(r"<annotation.*?</annotation>|<[^>]+>", "", text)).strip()
+        whole = re.fullmatch(r"<code>(\w+)</code>", text.strip())
+        place = words if whole else re.sub(r"\s+", "-", re.sub(r"[^\w\s.-]", "", words)).lower().lstrip("0123456789-._")
+        return (f'<h{level} id="{place}">{text}<a class="anchor-link" href="#{place}" aria-label="Link to this heading">'
+                f"#</a></h{level}>\n")
+
     def block_math(self, body: str) -> str:
         return f'<div class="equation">{self.mathml(body, "block")}</div>'
 
@@ -62,6 +79,10 @@ class MathRenderer(IPythonRenderer):
 
     def latex_environment(self, name: str, body: str) -> str:
         return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
+
+    def block_html(self, html: str) -> str:
+        """HTML as it stands: to embed its pictures nbconvert would close a `<details>` before what it folds."""
+        return super().block_html(html) if "<img" in html else html
 
     def mathml(self, body: str, display: str) -> str:
         tex = re.sub(r"\\(begin|end)\{aligned\}", r"\\\1{align*}", body.strip())
@@ -85,7 +106,7 @@ class PageExporter(HTMLExporter):
     @pass_context
     def markdown2html(self, context, source: str) -> str:
         path = context.get("resources", {}).get("metadata", {}).get("path", "")
-        renderer = MathRenderer(escape=False, embed_images=True, path=path, anchor_link_text="#")
+        renderer = MathRenderer(escape=False, embed_images=True, path=path)
         return MarkdownWithMath(renderer=renderer).render(source)
 
 
@@ -114,6 +135,7 @@ def read_page(path: Path):
     notebook = nbformat.reads(filter_notebook(path.read_text(encoding="utf-8")), as_version=4)
     for cell in notebook.cells:
         if cell.cell_type != "code":
+            cell.source = callouts(cell.source)
             continue
         chosen = options(cell)
         if "code-fold" in chosen:
@@ -127,10 +149,13 @@ def read_page(path: Path):
     return notebook
 
 
-def sections(config: dict) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The sidebar of _quarto.yml: (section, [(text, notebook)])."""
-    return [(block["section"], [(entry["text"], entry["href"]) for entry in block["contents"]])
-            for block in config["website"]["sidebar"]["contents"]]
+def pages_of(contents: list) -> list[tuple[str, str]]:
+    """The pages of a part of the sidebar of _quarto.yml, in its order: [(text, notebook)]."""
+    found = []
+    for entry in contents:
+        found += [(entry["text"], entry["href"])] if "text" in entry and "href" in entry else []
+        found += pages_of(entry.get("contents", []))
+    return found
 
 
 def page_link(href: str, current: str) -> str:
@@ -138,30 +163,74 @@ def page_link(href: str, current: str) -> str:
     return Path(os.path.relpath(href, Path(current).parent)).with_suffix(".html").as_posix()
 
 
-def menu(blocks, current: str) -> str:
-    """The sidebar as HTML, with the current page marked."""
-    parts = []
-    for section, entries in blocks:
-        parts.append(f"<h2>{html.escape(section)}</h2>\n<ul>")
-        for text, href in entries:
-            mark = ' aria-current="page"' if href == current else ""
-            parts.append(f'<li><a href="{page_link(href, current)}"{mark}>{html.escape(text)}</a></li>')
-        parts.append("</ul>")
-    return "\n".join(parts)
+def menu(contents: list, current: str) -> str:
+    """The sidebar as HTML: each section a fold, that of the current page open and the page marked."""
+    parts, items = [], []
+    for entry in contents:
+        if "contents" in entry:
+            state = " open" if current in [href for _, href in pages_of(entry["contents"])] else ""
+            parts.append(f"<details{state}><summary>{html.escape(entry['section'])}</summary>\n"
+                         f"{menu(entry['contents'], current)}\n</details>")
+        else:
+            mark = ' aria-current="page"' if entry["href"] == current else ""
+            items.append(f'<li><a href="{page_link(entry["href"], current)}"{mark}>{html.escape(entry["text"])}</a></li>')
+    return "\n".join((["<ul>", *items, "</ul>"] if items else []) + parts)
 
 
-def neighbours(blocks, current: str) -> str:
-    """Links to the page before and after, in the order of the sidebar."""
-    pages = [entry for _, entries in blocks for entry in entries]
-    here = [href for _, href in pages].index(current)
-    links = []
-    for step, sign in ((-1, "← {}"), (1, "{} →")):
-        if 0 <= here + step < len(pages):
-            text, href = pages[here + step]
+def neighbours(contents: list, current: str) -> str:
+    """Links to the page before and after, within the section of the sidebar."""
+    pages = next(pages for pages in map(pages_of, ([block] for block in contents)) if current in dict(pages).values())
+    here, links = [href for _, href in pages].index(current), []
+    for place, sign in ((here - 1, "← {}"), (here + 1, "{} →")):
+        if 0 <= place < len(pages):
+            text, href = pages[place]
             links.append(f'<a href="{page_link(href, current)}">{sign.format(html.escape(text))}</a>')
         else:
             links.append("<span></span>")
     return "".join(links)
+
+
+def table_of_contents(body: str) -> str:
+    """The headings of a page as links: beside the text, on a phone in a fold above it."""
+    heads = re.findall(r'(?s)<h([23]) id="([^"]+)">(.*?)<a class="anchor-link"', body)
+    items = [f'<li class="h{level}"><a href="#{place}">{re.sub("<[^>]+>", "", text)}</a></li>'
+             for level, place, text in heads]
+    return (f'<details class="contents"><summary>On this page</summary><ul>\n{"".join(items)}\n</ul></details>'
+            if len(items) > 1 else "")
+
+
+def purpose(notebook) -> str:
+    """The one-line purpose under the title: the page's description."""
+    lines = re.match(r"#[^\n]*\n\s*((?:>[^\n]*\n?)+)", notebook.cells[0].source)
+    return re.sub(r"\s+", " ", lines[1].replace(">", " ").replace("`", "")).strip() if lines else ""
+
+
+def callouts(source: str) -> str:
+    """Quarto's fenced divs (`::: {.callout-note title="Caveats" collapse="true"}`) as folds and boxes of HTML."""
+    lines, ends, code = [], [], False
+    for line in source.splitlines():
+        code ^= line.lstrip().startswith("```")
+        head = re.fullmatch(r":::+\s*\{(.+)\}\s*", line)
+        if code or not line.startswith(":::"):
+            heading = ends and lines[-1] == PENDING and re.fullmatch(r"#+ (.*)", line)
+            if heading:
+                lines[-1] = f"<summary>{html.escape(heading[1])}</summary>\n"
+                continue
+            if ends and lines[-1] == PENDING and line.strip():
+                lines[-1] = "<summary>Note</summary>\n"
+            lines += [] if ends and lines[-1] == PENDING else [line]
+        elif head and ".callout" in head[1]:
+            title, folded = re.search(r'title="([^"]*)"', head[1]), re.search(r'collapse="?true', head[1])
+            lines += [f'\n<details class="callout"{"" if folded else " open"}>',
+                      f"<summary>{html.escape(title[1])}</summary>\n" if title else PENDING]
+            ends.append("</details>")
+        elif head:
+            classes = " ".join(re.findall(r"[.]([-\w]+)", head[1]))
+            lines.append(f'\n<div class="{classes}">\n')
+            ends.append("</div>")
+        elif ends:
+            lines.append(f"\n{ends.pop()}\n")
+    return "\n".join(lines)
 
 
 def stylesheet() -> str:
@@ -179,26 +248,31 @@ def our_own(source: str) -> str:
 
 def render(folder: Path, root: Path = ROOT) -> list[Path]:
     """Write one page for each notebook that the sidebar of root/_quarto.yml lists; a missing notebook is an error."""
-    config = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))
-    blocks, site, style = sections(config), config["website"]["title"], stylesheet()
+    website = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))["website"]
+    contents, style = website["sidebar"]["contents"], stylesheet()
+    icon = "data:image/svg+xml;base64," + base64.b64encode((ROOT / website["favicon"]).read_bytes()).decode()
     exporter = PageExporter(template_name="basic", raw_template=CELLS, embed_images=True,
                             exclude_input_prompt=True, exclude_output_prompt=True, filters={"clean_html": our_own})
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for text, href in (entry for _, entries in blocks for entry in entries):
+    for text, href in pages_of(contents):
         source = root / href
         if not source.exists():
             raise ValueError(f"_quarto.yml: {href} is listed and does not exist")
         try:
-            body, _ = exporter.from_notebook_node(read_page(source), {"metadata": {"path": str(source.parent)}})
+            notebook = read_page(source)
+            body, _ = exporter.from_notebook_node(notebook, {"metadata": {"path": str(source.parent)}})
         except ValueError as error:
             raise ValueError(f"{href}: {error}") from error
+        body = re.sub(r'href="/(nbs/[^"#]+\.ipynb)', lambda m: f'href="{os.path.relpath(m[1], Path(href).parent)}', body)
         body = re.sub(r'href="(?!https?:)([^"#]+)\.ipynb(#[^"]*)?"', r'href="\1.html\2"', body)
         page = folder / Path(href).relative_to("nbs").with_suffix(".html")
         page.parent.mkdir(exist_ok=True)
-        page.write_text(PAGE.format(title=html.escape(text), site=html.escape(site), style=style, body=body,
-                                    front=page_link("nbs/index.ipynb", href), menu=menu(blocks, href),
-                                    neighbours=neighbours(blocks, href)), encoding="utf-8")
+        page.write_text(PAGE.format(title=html.escape(text), site=html.escape(website["title"]), style=style, body=body,
+                                    purpose=html.escape(purpose(notebook)), icon=icon,
+                                    front=page_link("nbs/index.ipynb", href), menu=menu(contents, href),
+                                    contents=table_of_contents(body), neighbours=neighbours(contents, href),
+                                    footer=html.escape(website["page-footer"]["left"])), encoding="utf-8")
         written.append(page)
     return written
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 def pytest_configure(config):
     for marker in ("house: rules of the repository that take seconds to check",
-                   "slow: random kills, races, full disks, a wheel in an empty environment; `make test-slow`",
+                   "slow: random kills, races, full disks, a wheel, the pages in a browser; `make test-slow`",
                    "peers: other libraries load what we export; `make test-peers`"):
         config.addinivalue_line("markers", marker)
 

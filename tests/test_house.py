@@ -168,7 +168,7 @@ def unshaped_cells(root: Path) -> list[str]:
             if re.search(r"^#\|\s*(export\w*|hide|default_exp)\s*:", code, re.MULTILINE):
                 found.append(f"{path.name}: directive with a colon: {first}")
             found += [f"{path.name}: {len(line)} columns: {line[:60]}" for line in code.splitlines()
-                      if len(line) > MAX_LINE]
+                      if len(line) > MAX_LINE and not line.startswith("#| fig-")]
             if EXPORT.search(code) and len(code.splitlines()) > MAX_CELL:
                 found.append(f"{path.name}: exported cell of {len(code.splitlines())} lines: {code.splitlines()[1]}")
             body = parse(code).body
@@ -232,7 +232,8 @@ def undeclared(root: Path) -> list[str]:
              for key in ("requirements", "test_requirements", "dev_requirements")}
     found += [f"requirements.txt lacks {name} of settings.ini" for names in named.values() for name in names
               if name.lower() not in pinned]
-    known = {IMPORT_NAMES.get(name, name) for name in named["requirements"]} | {"autodim", *sys.stdlib_module_names}
+    there = {"autodim", "IPython", *sys.stdlib_module_names}  # IPython: wherever a notebook runs, and only there
+    known = {IMPORT_NAMES.get(name, name) for name in named["requirements"]} | there
     for path in sorted((root / "autodim").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [item.name for item in node.names] if isinstance(node, ast.Import) else []
@@ -267,6 +268,8 @@ def unreadable_page(path: Path) -> list[str]:
     found = []
     if not {"cells", "metadata", "nbformat", "nbformat_minor"} <= page.keys():
         found.append(f"{path.name}: the filter's output is no notebook")
+    found += [f"{path.name}: an output of text/html, for which Quarto loads scripts from a server"
+              for cell in page["cells"] for output in cell.get("outputs", []) if "text/html" in output.get("data", {})]
     directives = [line for cell, source in zip(page["cells"], sources) if cell["cell_type"] == "code"
                   for line in source.splitlines() if line.startswith("#|")]
     found += [f"{path.name}: visible directive {line}" for line in directives
@@ -311,20 +314,6 @@ NOTEBOOKS = notebooks(Path(__file__).resolve().parents[1])
 def test_page_is_readable(path):
     complaints = unreadable_page(path)
     assert not complaints, "\n" + "\n".join(complaints)
-
-
-def test_preview_shows_every_page_without_a_network(root, tmp_path):
-    import preview
-    pages = preview.render(tmp_path, root)
-    assert {page.stem for page in pages} == {path.stem for path in notebooks(root)}
-    for page in pages:
-        text = page.read_text(encoding="utf-8")
-        assert not re.search(r"""(?:<script|<link)\b|(?:src|url\()=?["']?https?:""", text), page.name
-        assert not re.search(r"\$\$|\\begin\{", re.sub(r"(?s)<pre.*?</pre>|<code.*?</code>", "", text)), page.name
-        links = re.findall(r'href="([^"#:]+)(?:#[^"]*)?"', text)
-        assert all((page.parent / link).is_file() for link in links), (page.name, links)
-        if page.stem.startswith(("exp_", "index")):
-            assert not re.search(r'<img (?![^>]*\balt="[^"]+")', text), page.name
 
 
 ALONE = ("exp_numbers", "exp_scale", "exp_settings", "exp_speed", "exp_table2")  # need no rows that others train

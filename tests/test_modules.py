@@ -9,9 +9,12 @@ import pytest
 import torch
 import torch.nn as nn
 
-from autodim.memory.modules import Lookup, compress_modules, embedding_modules, with_lookups, with_packed
+from autodim.memory.modules import (
+    Adapter, Lookup, ModuleCompressor, compress_modules, embedding_modules, with_lookups, with_packed,
+)  # fmt: skip
 from autodim.memory.packing import load_packed, save_packed
 from autodim.memory.sensitivity import Table, frequency_groups, sensitivities
+from autodim.method.metrics import auc
 
 seeds = pytest.mark.parametrize("seed", range(6))
 
@@ -194,6 +197,57 @@ def test_what_cannot_be_had_is_one_clear_error(change, words):
     change(model)
     with pytest.raises(ValueError, match=words):
         compress_modules(model, [torch.arange(30)], 1e4)
+
+
+def labelled(seed: int, n: int = 6) -> tuple[nn.Module, list, list]:
+    """A model of `Bags`, its training batches, and validation rows whose labels are drawn from what it says."""
+    torch.manual_seed(seed)
+    model, pairs = Bags(), []
+    for batch in batches_of(seed + 100, n, 200):
+        chance = (3 * model(batch)).sigmoid()
+        pairs.append((batch, (torch.rand(len(chance)) < chance).float()))
+    return model, batches_of(seed), pairs
+
+
+def test_the_fewest_bytes_for_a_tolerated_loss():
+    """What is said of validation rows is what a look of one's own finds, and a budget below costs too much."""
+    model, train, pairs = labelled(0)
+    c, costs = ModuleCompressor(model, train), []
+    for max_loss in (0.2, 1.0):
+        found = compress_modules(model, train, max_loss=max_loss, validation=pairs)
+        labels = torch.cat([y for _, y in pairs])
+        aucs = [auc(torch.cat([m(batch).detach() for batch, _ in pairs]), labels) for m in (model, found.model)]
+        assert [found.before.auc, found.after.auc] == pytest.approx(aucs, abs=1e-9)
+        assert found.loss <= max_loss and found.bytes < found.full_bytes
+        sure = compress_modules(model, train, max_loss=max_loss + 2, validation=pairs, adapter=Adapter(sure=True))
+        assert sure.interval()[1] <= max_loss + 2
+        costs.append(found.bytes)
+    assert costs[1] < costs[0] < c.within(1e9).bytes
+    least = compress_modules(model, train, costs[1] / 2, validation=pairs)
+    assert least.loss > 1.0  # half of the bytes would not do
+    with pytest.raises(ValueError, match="with 8 bits for every component the validation AUC falls by"):
+        compress_modules(model, train, max_loss=-50.0, validation=pairs)
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda pairs: [batch for batch, _ in pairs], "item 1: expected a pair"),
+    (lambda pairs: [*pairs, (pairs[0][0], pairs[0][1][1:])], "item 7: expected a label, 0 or 1, for each of 200 rows"),
+    (lambda pairs: [(batch, y + 1) for batch, y in pairs], "item 1: expected a label, 0 or 1"),
+    (lambda pairs: [(batch, 0 * y) for batch, y in pairs], "expected rows of both classes"),
+    (lambda pairs: [], "expected rows of both classes"),
+    (lambda pairs: iter(pairs), "validation can be read but once"),
+    (lambda pairs: Shuffled(pairs), "another order each time"),
+])
+def test_validation_rows_that_cannot_be_used(change, words):
+    model, train, pairs = labelled(1)
+    with pytest.raises(ValueError, match=words):
+        compress_modules(model, train, max_loss=1.0, validation=change(pairs))
+
+
+class Shuffled(list):
+    def __iter__(self):
+        self.append(self.pop(0))
+        return super().__iter__()
 
 
 def test_weights_that_another_layer_uses():

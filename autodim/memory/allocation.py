@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PULL', 'SIDE', 'OFFSET', 'WIDTH', 'STEP', 'Segment', 'TIES', 'MAX_BITS', 'gaussian_quantiser', 'Components',
-           'components', 'table_bits', 'component_bits', 'packed_bytes', 'concave', 'units_of', 'Rise', 'rises',
-           'allocate', 'predicted_loss', 'best_widths']
+           'components', 'table_bits', 'component_bits', 'packed_bytes', 'least_packed', 'concave', 'units_of', 'Rise',
+           'rises', 'allocate', 'predicted_loss', 'best_widths']
 
 # %% ../../nbs/memory/02_allocation.ipynb #3c89c473
 from collections.abc import Callable, Sequence
@@ -94,6 +94,11 @@ def packed_bytes(offers: Sequence[Components], plan: Sequence[torch.Tensor]) -> 
         rest += table_bits(c) + SIDE * len(c.mean) * kept + STEP * int((bits > 0).sum())
     return -(-codes // 8) + -(-widths // 8) + rest // 8
 
+
+def least_packed(offers: Sequence[Components]) -> int:
+    """Bytes of all tables without any component, the smallest budget that is possible."""
+    return packed_bytes(offers, [torch.zeros(c.score.shape, dtype=torch.uint8) for c in offers])
+
 # %% ../../nbs/memory/02_allocation.ipynb #009c80de
 def concave(points: Sequence[tuple[int, float]]) -> list[int]:
     """Which of the points (cost, gain), by rising cost, are corners of their upper concave hull, the first included."""
@@ -177,7 +182,7 @@ def allocate(
         ValueError: even the means and offsets of all tables take more than the budget.
     """
     plan = [torch.zeros(c.score.shape, dtype=torch.uint8) for c in offers]
-    least = packed_bytes(offers, plan)
+    least = least_packed(offers)
     if not max_bytes >= least:
         raise ValueError(f"a budget of {max_bytes:,.0f} bytes is too small: the mean of each table and the offsets of "
                          f"its groups take {least:,}; take a larger budget or fewer groups")

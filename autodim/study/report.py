@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ORDER', 'VERDICTS', 'named', 'setting', 'dataset_label', 'describe', 'best_of', 'reported', 'ordered_names',
-           'means_table', 'paper_table', 'with_sd', 'comparison_text', 'table3', 'compare_by_name',
+           'means_table', 'paper_table', 'with_sd', 'interval_text', 'comparison_text', 'table3', 'compare_by_name',
            'paired_differences', 'over_uniform', 'claims_text', 'markdown_table', 'claims_markdown']
 
 # %% ../../nbs/study/04_report.ipynb #40f2a057
@@ -120,12 +120,22 @@ def with_sd(mean: float, sd: float, digits: int, factor: float = 1.0, half: floa
     return f"{text} ± {factor * sd:.{digits}f}" + (f" [{low}, {high}]" if half is not None else "")
 
 # %% ../../nbs/study/04_report.ipynb #93be7bd3
+def interval_text(row: Comparison | pd.Series, unit: float = 100, digits: int = 2, sign: str = "+") -> str:
+    """A mean with its 95 % interval in `unit`s, "+0.02 [-0.06, +0.10]"; the mean alone where there is no interval.
+
+    `row` is a `Comparison`, a row of such, or a claim of `results/claims.csv` (with unit=1); sign="" leaves out "+".
+    """
+    row = row._asdict() if isinstance(row, tuple) else row
+    mean = row["mean"] if "mean" in row else row["estimate"]
+    text, *ends = (f"{round(unit * x, digits) + 0.0:{sign}.{digits}f}" for x in (mean, row["low"], row["high"]))
+    return f"{text} [{', '.join(ends)}]" if row["low"] < row["high"] else text
+
+
 def comparison_text(table: pd.DataFrame, unit: float = 100, digits: int = 2) -> pd.DataFrame:
     """Comparisons for reading: pairs, mean with its 95 % interval in `unit`s, and the p values."""
-    interval = [f"{unit * r.mean:+.{digits}f}" + (f" [{unit * r.low:+.{digits}f}, {unit * r.high:+.{digits}f}]"
-                                                  if r.n > 1 else "") for r in table.itertuples(index=False)]
     p = {name: ["" if np.isnan(x) else f"{x:.4f}" if x >= 0.0001 else "< .0001" for x in table[column]]
          for name, column in (("p (t)", "p"), ("p (Wilcoxon)", "p_wilcoxon"), ("p (TOST ± .001)", "p_equivalence"))}
+    interval = [interval_text(row, unit, digits) for _, row in table.iterrows()]
     return pd.DataFrame({"pairs": table.n.tolist(), "difference [95 %]": interval, **p}, table.index)
 
 # %% ../../nbs/study/04_report.ipynb #ec033c8d

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 
-from autodim.memory.modules import compress_modules, embedding_modules
+from autodim.memory.modules import Adapter, compress_modules, embedding_modules
 
 SIZES = (500, 300, 7)
 
@@ -51,7 +51,7 @@ if __name__ == "__main__":
     model, batches, output = {"deepctr": deepctr, "fuxictr": fuxictr}[sys.argv[1]](
         torch.tensor(np.stack([rng.integers(0, v, 4000) for v in SIZES], 1)))
     full = sum(m[0].weight.nbytes for m in embedding_modules(model.eval()).values())
-    found = compress_modules(model, batches, 0.2 * full, output=output)
+    found = compress_modules(model, batches, 0.2 * full, adapter=Adapter(output=output))
     with torch.no_grad():
         before, after = (torch.cat([m(b).flatten() for b in batches]) for m in (model, found.model))
     print(json.dumps({"share": found.bytes / full, "tables": sorted(found.modules),
