@@ -21,13 +21,14 @@ from .packing import pack
 from .sensitivity import Groups, Sensitivity, Table
 from ..method.lookup import block_starts
 
-# %% ../../nbs/memory/10_variants.ipynb #df0dd16c
+# %% ../../nbs/memory/10_variants.ipynb #608cfe01
 class Made(NamedTuple):
     """A model whose tables are compressed."""
 
     bytes: int  # all that serving needs of the tables
     model: nn.Module  # ids of the data [B, M] to logits [B], in evaluation mode
     predicted: float = float("nan")  # by how much the training loss should rise, in nats
+    bits: dict[str, list[int]] | None = None  # of a value of each group of each table, all components together
 
 
 class Candidate(NamedTuple):
@@ -39,7 +40,7 @@ class Candidate(NamedTuple):
 
 Method = Callable[[nn.Module, Data, Sequence[int], int], Iterator[Candidate]]  # trained model, data, budgets, seed
 
-# %% ../../nbs/memory/10_variants.ipynb #eb6cb792
+# %% ../../nbs/memory/10_variants.ipynb #349b8b4d
 class NewIds(nn.Module):
     """A model for renumbered ids, called with the ids of the data."""
 
@@ -58,7 +59,8 @@ def packed(c: Compressor, plan: Sequence[torch.Tensor]) -> Made:
     counts = [c.counts[o.table.field] for o in c.offers]
     modules = {name: pack(*([of[i] for i in own] for of in (c.offers, plan, counts))) for name, own in c.parts().items()}
     model = NewIds(with_tables(c.model, modules), c.groups).eval()
-    return Made(sum(m.nbytes() for m in modules.values()), model, predicted_loss(c.offers, plan))
+    bits = {o.table.name: own.long().sum(0).tolist() for o, own in zip(c.offers, plan)}
+    return Made(sum(m.nbytes() for m in modules.values()), model, predicted_loss(c.offers, plan), bits)
 
 # %% ../../nbs/memory/10_variants.ipynb #f7daa599
 def with_curvature(table: Table, counts: torch.Tensor, groups: Groups, curvature: torch.Tensor) -> Sensitivity:
