@@ -313,7 +313,8 @@ def load_click_log(
 # %% ../../nbs/data/08_datasets.ipynb #3e9c2237
 FLIGHTS = {
     "origin": ("origin",), "dest": ("dest",), "carrier": ("carrier",), "tail": ("tailnum",), "weekday": ("weekday",),
-    "hour": ("hour",), "departure": ("sched_dep_time",), "arrival": ("sched_arr_time",), "flight": ("carrier", "flight"),
+    "hour": ("hour",), "departure": ("sched_dep_time",), "arrival": ("sched_arr_time",),
+    "flight": ("carrier", "flight"),
     "route": ("origin", "dest"), "route_carrier": ("origin", "dest", "carrier"), "dest_hour": ("dest", "hour"),
     "origin_hour": ("origin", "hour", "weekday"), "carrier_hour": ("carrier", "hour"), "tail_dest": ("tailnum", "dest"),
     "flight_weekday": ("carrier", "flight", "weekday"),

@@ -57,7 +57,8 @@ class NewIds(nn.Module):
 def packed(c: Compressor, plan: Sequence[torch.Tensor]) -> Made:
     """The compressor's model with its tables packed by a plan, for the ids of the data; the new ids cost no byte."""
     counts = [c.counts[o.table.field] for o in c.offers]
-    modules = {name: pack(*([of[i] for i in own] for of in (c.offers, plan, counts))) for name, own in c.parts().items()}
+    modules = {name: pack(*([of[i] for i in own] for of in (c.offers, plan, counts)))
+               for name, own in c.parts().items()}
     model = NewIds(with_tables(c.model, modules), c.groups).eval()
     bits = {o.table.name: own.long().sum(0).tolist() for o, own in zip(c.offers, plan)}
     return Made(sum(m.nbytes() for m in modules.values()), model, predicted_loss(c.offers, plan), bits)
@@ -71,7 +72,7 @@ def with_curvature(table: Table, counts: torch.Tensor, groups: Groups, curvature
 
 
 def first_layer(model: nn.Module) -> list[torch.Tensor]:
-    """WᵀW [d, d] of each field, W its columns of the first layer; ValueError: the embeddings enter none side by side."""
+    """WᵀW [d, d] of each field, W its columns of the first layer; ValueError: embeddings do not enter one so."""
     layer = next((m for m in model.backbone.modules() if isinstance(m, nn.Linear)), None)
     if layer is None or layer.in_features != sum(model.dims):
         raise ValueError("the embeddings do not enter a linear layer side by side, so it gives no metric for them")
