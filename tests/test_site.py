@@ -160,6 +160,16 @@ def test_terms_are_explained_where_first_used(monkeypatch):
     assert "".join(made["cells"][1]["outputs"][1]["data"]["text/markdown"]) == 'MaD, <abbr title="share">Space</abbr>'
 
 
+@pytest.mark.xdist_group("site")
+def test_terms_stand_within_their_explanation(pages):
+    terms = nbdev_filter.terms()
+    found = [re.findall(r'<abbr title="([^"]+)">([^<]*)</abbr>', page.read_text(encoding="utf-8")) for page in pages]
+    assert len(terms) > 5 and len(sum(found, [])) > 50
+    for page, explained in zip(pages, found):
+        assert len(dict(explained)) == len(explained), page.name
+        assert all(nbdev_filter.html.unescape(title) == terms[term] for title, term in explained), page.name
+
+
 def test_callouts_become_folds():
     text = ('::: {.callout-note title="Caveats" collapse="true"}\nOne **word**.\n:::\n\n'
             "::: {.callout-tip}\n## Try\nit\n:::\n\n::: {.wide .box}\n```\n::: no div\n```\n:::")
