@@ -128,8 +128,9 @@ def units_of(offers: Sequence[Components], tied: str) -> list[list[list[Segment]
         case "component":
             return [[row] for table in tables for row in table]
         case "group":  # all components of a table's rows that are in one group
-            numbers = [sorted({k for row in table for _, _, k in row}) for table in tables]
-            return [[[s for row in table for s in row if s[2] == k] for k in own] for table, own in zip(tables, numbers)]
+            numbers = [sorted({k for row in table for *_, k in row}) for table in tables]
+            return [[[s for row in table for s in row if s[2] == k] for k in own]
+                    for table, own in zip(tables, numbers)]
         case "table":
             return [[sum(table, [])] for table in tables]
         case "all":
