@@ -66,12 +66,13 @@ bench-peers: setup  ## whole fits of DeepCTR-Torch, FuxiCTR and torch-rechub aga
 notebooks: setup  ## run the notebooks in place and clean them; NB=nbs/method/00_lookup.ipynb for some
 	@$(BIN)/python scripts/run_notebooks.py $(NB)
 
-results: setup  ## draw all experiments from the committed rows: figures/, results/claims.csv, the README's table
+results: setup  ## draw all experiments from the committed rows: figures/, results/claims.csv, the front pages
 	@rm -f out/figures/exp_*.png
 	@$(BIN)/python scripts/run_notebooks.py nbs/exp_*.ipynb
 	@cp out/figures/exp_*.png figures/ && cp out/results/claims.csv results/
+	@$(BIN)/python scripts/run_notebooks.py nbs/guide_settings.ipynb nbs/index.ipynb nbs/faq.ipynb nbs/gallery.ipynb
+	@cp out/figures/index.png figures/
 	@$(BIN)/python scripts/write_readme.py
-	@$(BIN)/python scripts/run_notebooks.py nbs/guide_settings.ipynb nbs/index.ipynb
 
 site: setup  ## the site in _site/, with Quarto
 	@command -v quarto >/dev/null || \

@@ -4,9 +4,11 @@ nbdev's own processors do the small things (languages, `hide`, `hide_line`, `fil
 those that assume nbdev's folder layout (front matter, link rewriting) and the three that replace the source of an
 exported cell by its documentation. Here the implementation is the story: an exported cell keeps its source, in a
 fold that is open, under a heading and the signature of every public name it defines. A name of the package that stands
-in backticks becomes a link to its definition.
+in backticks becomes a link to its definition, and a term of the glossary has its meaning as hover text where it is
+first used.
 """
 import ast
+import html
 import json
 import os
 import re
@@ -25,6 +27,8 @@ from nbdev.processors import (clean_magics, filter_stream_, hide_, hide_line, po
 ROOT = Path(__file__).resolve().parents[1]
 EXPORTS = {"export", "exports", "exporti"}
 WORDS = {"fit", "torchrun"}  # also a method and a program: not linked
+# what is no prose: blocks of code, headings, quotes, links and pictures, code in two backticks, formulas, tags
+FIXED = r"(?ms)^```.*?^```|^[#>].*?$|!?\[[^\]]*\]\([^)]*\)|``.*?``|\$\$.*?\$\$|\$[^$\n]+\$|<[^>\n]+>"
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -85,6 +89,20 @@ def fold_imports(cell):
         cell.directives_ = {}
 
 
+class fold_experiments(Processor):
+    """On an experiment's page, one with parameters, close folds over these and over code that draws or makes tables."""
+
+    def begin(self):
+        tags = [cell.metadata.get("tags", []) for cell in self.nb.cells]
+        for cell, own in zip(self.nb.cells, tags) if any("parameters" in own for own in tags) else ():
+            shows = re.search(r"^\s*(save_figure|show_table)\(", cell.source, re.MULTILINE)
+            said = re.search(r"^#\| (echo|code-fold):", cell.source, re.MULTILINE)
+            if cell.cell_type == "code" and "parameters" in own:
+                fold(cell, "true", "Parameters")
+            elif cell.cell_type == "code" and shows and not said:
+                fold(cell, "true", "How it is drawn" if shows[1] == "save_figure" else "How it is made")
+
+
 class show_exports(Processor):
     """Put the signatures above each exported cell, and its source into an open fold."""
 
@@ -122,11 +140,40 @@ def definitions() -> dict[str, str]:
 def link_names(cell):
     """Link names in backticks to their definitions; headings, code and what is linked already stay as they are."""
     def link(match):
-        place = definitions().get((match[2] or "").removesuffix("()"))
-        return f"[`{match[2]}`]({place})" if place else match[0]
+        place = definitions().get((match["name"] or "").removesuffix("()"))
+        return f"[`{match['name']}`]({place})" if place else match[0]
 
     if cell.cell_type == "markdown":
-        cell.source = re.sub(r"(?ms)(^```.*?^```|^#.*?$|\[[^\]]*\]\([^)]*\)|``.*?``)|`(\w+(?:\(\))?)`", link, cell.source)
+        cell.source = re.sub(rf"{FIXED}|`(?P<name>\w+(?:\(\))?)`", link, cell.source)
+
+
+@cache
+def terms() -> dict[str, str]:
+    """The terms that the glossary has in bold, with their meanings."""
+    path = ROOT / "nbs" / "glossary.ipynb"
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"] if path.exists() else []
+    rows = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return dict(re.findall(r"^\| \*\*(.+?)\*\* \| (.+?) \|$", rows, re.MULTILINE))
+
+
+class explain_terms(Processor):
+    """Give a term of the glossary its meaning as hover text where a page's prose first uses it."""
+
+    def begin(self):
+        left = {} if self.nb.cells[0].source.startswith("# Glossary") else dict(terms())
+
+        def explain(match):
+            meaning = left.pop(match["term"], None) if match["term"] else None
+            return f'<abbr title="{html.escape(meaning)}">{match["term"]}</abbr>' if meaning else match[0]
+
+        names = "|".join(map(re.escape, sorted(left, key=len, reverse=True)))
+        prose = re.compile(rf"{FIXED}|`[^`]*`|(?<![\w-])(?P<term>{names})(?![\w-])")
+        for cell in self.nb.cells if left else []:
+            if cell.cell_type == "markdown":
+                cell.source = prose.sub(explain, cell.source)
+            for output in cell.get("outputs", []):
+                if "text/markdown" in output.get("data", {}):
+                    output["data"]["text/markdown"] = prose.sub(explain, "".join(output["data"]["text/markdown"]))
 
 
 def drop_empty(cell):
@@ -137,7 +184,8 @@ def drop_empty(cell):
 
 
 PROCESSORS = [populate_language, strip_ansi, hide_line, filter_stream_, hide_, rm_header_dash, drop_empty,
-              spell_tag, fold_imports, show_exports, link_names, clean_magics, strip_hidden_metadata]
+              spell_tag, fold_imports, fold_experiments, show_exports, link_names, explain_terms, clean_magics,
+              strip_hidden_metadata]
 
 
 def filter_notebook(text: str) -> str:

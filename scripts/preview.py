@@ -63,6 +63,13 @@ PAGE = """<!DOCTYPE html>
 class MathRenderer(IPythonRenderer):
     """nbconvert's Markdown with TeX turned into MathML here, where nbconvert leaves it to a script from a server."""
 
+    def _src_to_base64(self, src: str) -> str | None:
+        """A picture of figures/, which nbconvert would not embed: it lies beside the notebook's folder, not in it."""
+        path = (Path(self.path) / src).resolve()
+        if not (path.is_file() and path.is_relative_to(ROOT)):
+            return None
+        return f"data:image/{path.suffix[1:]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
     def heading(self, text: str, level: int, **attrs) -> str:
         """A heading with the id that Quarto gives it: the words in small letters, a definition's own name as it is."""
         words = html.unescape(re.sub(r"<annotation.*?</annotation>|<[^>]+>", "", text)).strip()
@@ -143,6 +150,8 @@ def read_page(path: Path):
             cell.metadata["fold"] = {"state": state, "summary": chosen.get("code-summary", "Code")}
         if chosen.get("echo") == "false":
             cell.metadata["no_source"] = True
+        if chosen.get("output") == "false":
+            cell.outputs = []
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 describe_picture(output, chosen)
@@ -192,7 +201,7 @@ def neighbours(contents: list, current: str) -> str:
 
 def table_of_contents(body: str) -> str:
     """The headings of a page as links: beside the text, on a phone in a fold above it."""
-    heads = re.findall(r'(?s)<h([23]) id="([^"]+)">(.*?)<a class="anchor-link"', body)
+    heads = re.findall(r'(?s)<h([23]) id="([^"]+)">(.*?)<a [^>]*class="anchor-link"', body)
     items = [f'<li class="h{level}"><a href="#{place}">{re.sub("<[^>]+>", "", text)}</a></li>'
              for level, place, text in heads]
     return (f'<details class="contents"><summary>On this page</summary><ul>\n{"".join(items)}\n</ul></details>'

@@ -30,7 +30,7 @@ FOUND = """(() => {
     if (!image.complete || !image.naturalWidth) found.push(`image not loaded: ${name}`);
     if (!image.alt.trim()) found.push(`image without alternative text: ${name}`);
   }
-  for (const e of document.querySelectorAll('main p, main li, main summary, main h1, main h2, main h3, main td, main th, main code, main pre, nav a')) {
+  for (const e of document.querySelectorAll('main p, main li, main summary, main h1, main h2, main h3, main td, main th, main code, main pre, main pre span, nav a')) {
     const own = [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
     if (own && seen(e) && contrast(e) < 4.5) found.push(`pale (${contrast(e).toFixed(1)}): ${e.outerHTML.slice(0, 80)}`);
   }

@@ -15,6 +15,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 import yaml
 
+from preview import pages_of
+
 from autodim.study.parameters import parameters_of
 
 BIN = Path(sys.executable).parent
@@ -24,6 +26,7 @@ QUARTO_OPTION = re.compile(r"#\| (code-fold|code-summary|echo|output|eval|label|
 ROOMS = ("data", "training", "method", "memory", "study", "app")  # imports go one way, from left to right
 MAX_LINE = 120
 MAX_CELL = 60
+MAX_PRINTED = 95
 # distribution name -> import name, where they differ
 IMPORT_NAMES = {"PyYAML": "yaml", "scikit-learn": "sklearn"}
 
@@ -208,10 +211,74 @@ def undescribed_pictures(root: Path) -> list[str]:
             for option in ("fig-cap", "fig-alt") if not re.search(rf'^#\| {option}: ".+"$', code, re.MULTILINE)]
 
 
+TO_COME = {  # pages that do not keep a rule yet; the list only shrinks
+    "untitled_tables": ["guide_own_data.ipynb"],
+    "typed_intervals": ["index.ipynb"],
+    "answers_late": ["exp_compression.ipynb"],
+}
+
+
+def is_page_of_results(path: Path) -> bool:
+    """Experiments, guides and the front page: what is read for its figures."""
+    return path.parent.name == "nbs" and path.stem.startswith(("exp_", "guide_", "index"))
+
+
+def cut_off_lines(root: Path) -> list[str]:
+    """No printed line is wider than the box that a page shows of it; results are no printed tables."""
+    found = []
+    for path in notebooks(root):
+        wide = [line for output in outputs(path) if output["output_type"] == "stream"
+                for line in "".join(output["text"]).splitlines() if len(line) > MAX_PRINTED]
+        found += [f"{path.name}: {len(line)} characters printed: {line[:60]}" for line in wide]
+        if is_page_of_results(path):
+            found += [f"{path.name}: a printed table, not show_table: {code.splitlines()[0]}"
+                      for code in cells(path) if re.search(r"print\(.*\.to_string\(|display\(.*_text\(", code)]
+    return found
+
+
+def untitled_tables(root: Path) -> list[str]:
+    """Where a cell shows several tables, each says in a caption what it is."""
+    found = []
+    for path in notebooks(root):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            pages = ["".join(output.get("data", {}).get("text/html", "")) for output in cell.get("outputs", [])]
+            tables = [page for page in pages if "<table" in page]
+            if len(tables) > 1 and not all("caption>" in page for page in tables):
+                found.append(f"{path.name}: tables without captions: {''.join(cell['source']).splitlines()[0]}")
+    return found
+
+
+def typed_intervals(root: Path) -> list[str]:
+    """No interval is typed by hand: it would outlive the rows that it came from."""
+    interval = re.compile(r"\[\s*[-+−]?\d*\.?\d+\s*(?:,|to)\s*[-+−]?\d*\.?\d+\s*\]")
+    return [f"{path.name}: {match} stands in prose: make it from rows (autodim.study.tables.prose)"
+            for path in notebooks(root) if is_page_of_results(path) for text in cells(path, "markdown")
+            for match in interval.findall(re.sub(r"`[^`]*`|\$[^$]*\$", "", text))]
+
+
+def answers_late(root: Path) -> list[str]:
+    """An experiment opens with its answer, then a reading of at most 200 words, both made from rows, before all else."""
+    found = []
+    for path in notebooks(root):
+        if not path.stem.startswith("exp_"):
+            continue
+        whole = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        made = ["".join("".join(o.get("data", {}).get("text/markdown", "")) for o in cell.get("outputs", []))
+                for cell in whole]
+        reading = "".join(whole[3]["source"]).strip() + made[4] if whole[3]["cell_type"] == "markdown" else made[3]
+        if not re.search(r"^answer\(", "".join(whole[2]["source"]), re.MULTILINE):
+            found.append(f"{path.name}: the third cell is not the answer")
+        elif not reading.startswith("## Reading"):
+            found.append(f"{path.name}: no Reading made from rows after the answer")
+        elif not 10 < len(reading.split()) <= 205:
+            found.append(f"{path.name}: a Reading of {len(reading.split())} words")
+    return found
+
+
 def not_on_site(root: Path) -> list[str]:
     """Every notebook is rendered and stands in the sidebar, once; the sidebar names no other."""
     config = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))
-    listed = [entry["href"] for block in config["website"]["sidebar"]["contents"] for entry in block["contents"]]
+    listed = [href for _, href in pages_of(config["website"]["sidebar"]["contents"])]
     here = [path.relative_to(root).as_posix() for path in notebooks(root)]
     found = [f"_quarto.yml: {href} does not exist" for href in sorted(set(listed) - set(here))]
     found += [f"_quarto.yml: {href} is not in the sidebar" for href in sorted(set(here) - set(listed))]
@@ -244,9 +311,10 @@ def undeclared(root: Path) -> list[str]:
 
 
 def versions_apart(root: Path) -> list[str]:
-    """One version: settings.ini, autodim/__init__.py, CITATION.cff."""
+    """One version: settings.ini, autodim/__init__.py, CITATION.cff, the site's footer."""
     version = settings(root)["version"]
-    places = {"autodim/__init__.py": f'__version__ = "{version}"', "CITATION.cff": f"version: {version}"}
+    places = {"autodim/__init__.py": f'__version__ = "{version}"', "CITATION.cff": f"version: {version}",
+              "_quarto.yml": f"autodim {version}"}
     return [f"{name} does not say version {version}" for name, text in places.items()
             if text not in (root / name).read_text()]
 
@@ -289,14 +357,14 @@ def unreadable_page(path: Path) -> list[str]:
 # ---------------------------------------------------------------- this repository keeps them
 
 PLAIN_RULES = [stale_modules, backward_imports, misnamed, unshaped_cells, unproved, undescribed_pictures, not_on_site,
-               undeclared, versions_apart, not_executed]
+               undeclared, versions_apart, not_executed, cut_off_lines, untitled_tables, typed_intervals, answers_late]
 COPY_RULES = [not_in_step, not_clean]
 
 
 @pytest.mark.house
 @pytest.mark.parametrize("rule", PLAIN_RULES, ids=lambda rule: rule.__name__)
 def test_rule(rule, root):
-    complaints = rule(root)
+    complaints = [one for one in rule(root) if one.split(":")[0] not in TO_COME.get(rule.__name__, ())]
     assert not complaints, "\n" + "\n".join(complaints)
 
 
@@ -314,6 +382,16 @@ NOTEBOOKS = notebooks(Path(__file__).resolve().parents[1])
 def test_page_is_readable(path):
     complaints = unreadable_page(path)
     assert not complaints, "\n" + "\n".join(complaints)
+
+
+@pytest.mark.house
+def test_experiments_fold_their_parameters_and_what_draws(root):
+    page = json.loads(filter_notebook(root / "nbs" / "exp_settings.ipynb").stdout)
+    codes = ["".join(cell["source"]) for cell in page["cells"] if cell["cell_type"] == "code"]
+    closed = [code for code in codes if code.startswith("#| code-fold: true\n")]
+    for sign in ("most_rows =", "save_figure(figure", "show_table(table"):
+        assert any(sign in code for code in closed), sign
+    assert not any("def missing_rows" in code for code in closed)  # what is measured stays open
 
 
 ALONE = ("exp_numbers", "exp_scale", "exp_settings", "exp_speed", "exp_table2")  # need no rows that others train
@@ -415,8 +493,9 @@ def small_original(tmp_path_factory, root) -> Path:
     write_notebook(folder / "nbs/index.ipynb", "# Front\n", "print(1)")
     for name in ("settings.ini", "requirements.txt", "CITATION.cff"):
         shutil.copy(root / name, folder)
-    site = {"project": {"render": ["nbs/index.ipynb", "nbs/*/*.ipynb"]}, "website": {"sidebar": {"contents": [
-        {"section": "All", "contents": [{"text": href, "href": href} for href in (FRONT, ALPHA, BETA)]}]}}}
+    site = {"project": {"render": ["nbs/index.ipynb", "nbs/*/*.ipynb"]}, "website": {
+        "page-footer": {"left": f"autodim {settings(root)['version']}"}, "sidebar": {"contents": [
+            {"section": "All", "contents": [{"text": href, "href": href} for href in (FRONT, ALPHA, BETA)]}]}}}
     (folder / "_quarto.yml").write_text(yaml.safe_dump(site))
     (folder / "autodim").mkdir()
     subprocess.run([BIN / "nbdev_export"], cwd=folder, check=True, capture_output=True)
@@ -440,6 +519,9 @@ def edit(name: str, old: str, new: str):
     return lambda root: change(root / name, old, new)
 
 
+OUTPUT = '{\n     "name": "stdout",\n     "output_type": "stream",\n     "text": [\n      "1\\n"\n     ]\n    }'
+TABLE = OUTPUT.replace('"name": "stdout"', '"metadata": {}').replace("stream", "display_data").replace(
+    '"text": [\n      "1\\n"\n     ]', '"data": {"text/html": ["<table></table>"]}')
 BROKEN = {
     "module edited by hand": (not_in_step, edit("autodim/data/alpha.py", "return x", "return x + 1"), "alpha.py"),
     "notebook not exported": (not_in_step, edit(ALPHA, "return x", "return x + 1"), "alpha.py"),
@@ -467,6 +549,12 @@ BROKEN = {
     "no docstring": (unproved, edit(ALPHA, '\\"\\"\\"Eq. 0: the size of x.\\"\\"\\"', "pass"), "no docstring"),
     "no alternative text": (undescribed_pictures, edit(FRONT, "print(1)", '#| fig-cap: \\"x\\"\\nsave_figure(f, 1, 2)'),
         "fig-alt is missing"),
+    "wide print": (cut_off_lines, edit(FRONT, '"1\\n"', '"' + "1 " * 60 + '\\n"'), "characters printed"),
+    "printed table": (cut_off_lines, edit(FRONT, "print(1)", "print(x.to_string())"), "not show_table"),
+    "tables without captions": (untitled_tables, edit(FRONT, OUTPUT, f"{TABLE},{TABLE}"), "without captions"),
+    "typed interval": (typed_intervals, edit(FRONT, "# Front", "# Front -0.02 [-0.11, +0.06]"), "[-0.11, +0.06]"),
+    "no answer": (answers_late, lambda r: write_notebook(r / "nbs/exp_x.ipynb", "# X\n", "import math", "print(1)",
+                                                         "# Reading\n", "print(2)"), "not the answer"),
     "not in the sidebar": (not_on_site, edit("_quarto.yml", f"href: {BETA}", f"href: {FRONT}"),
         "00_beta.ipynb is not in"),
     "not rendered": (not_on_site, edit("_quarto.yml", "- nbs/*/*.ipynb", "- nbs/data/*.ipynb"), "not rendered"),

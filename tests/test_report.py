@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 import autodim.study.report as report
-from autodim.study.figures import COLOURS, plot_comparisons, plot_dims, save_figure
+from autodim.study.figures import COLOURS, in_words, plot_comparisons, plot_dims, save_figure
 from autodim.study.inference import compare
 from autodim.study.report import (
     ORDER, best_of, claims_markdown, claims_text, compare_by_name, comparison_text, describe, markdown_table,
@@ -403,29 +403,35 @@ def on_grid(points) -> dict[tuple[float, float], float]:
 @draws
 @pytest.mark.parametrize("n_seeds", [2, 3, 5])
 def test_auc_against_space_has_each_mean_in_its_place(n_seeds, draw):
-    """MaD at (100, 0); what is below MiD is named, not drawn; intervals from three seeds on; no seeds without MaD."""
+    """MaD at (100, 0); below MiD: named, not drawn; intervals from three seeds on; a search by its best on validation."""
     rows = without(made_up(draw, range(n_seeds + 1)), dim=10, seed=n_seeds)
     ax = axes()
     plot_auc_space(rows, ax)
-    auc, space, expected = {}, {}, {}
-    for r in named(rows).to_dict("records"):
-        if r["seed"] < n_seeds and r["method"] != "RaS":
-            auc.setdefault(r["name"], {})[r["seed"]] = r["test_auc"]
-            space.setdefault(r["name"], []).append(100 * r["space"])
+    auc, space = ({name: {s: v for s, v in own.items() if s < n_seeds} for name, own in values_of(rows, column).items()
+                   if name.startswith(("uniform", "M", "bias")) or "validation" in name} for column in ("test_auc", "space"))
+    expected = {}
     over = {name: [100 * (own[s] - auc["MaD"][s]) for s in own] for name, own in auc.items()}
     below = {name: statistics.fmean(over.pop(name)) for name in ("uniform 1", "bias only")}
     for name, y in over.items():
         half = stats.t.ppf(0.975, n_seeds - 1) * statistics.stdev(y) / n_seeds**0.5 if n_seeds > 2 else 0
-        expected[statistics.fmean(space[name]), statistics.fmean(y)] = half
+        expected[100 * statistics.fmean(space[name].values()), statistics.fmean(y)] = half
     found, expected = on_grid(error_bars(ax)), on_grid(expected)
     assert found == pytest.approx(expected, abs=1e-9) and found[100, 0] == 0
     texts = [t.get_text() for t in ax.texts]
     corner = sorted(below, key=below.get, reverse=True)
-    assert "\n".join(f"↓ {name} {below[name]:.2f}" for name in corner) in texts
-    assert {"MiD (2)", "MaD (10)", "3", "9"} <= set(texts)
+    assert "\n".join(f"↓ {in_words(name)}: {below[name]:.2f}" for name in corner) in texts
+    assert {"2", "10", "3", "9", "SAM", "AutoDim"} <= set(texts)
     drawn = sum(len(line.get_xdata()) for line in ax.lines if line.get_alpha() == 0.3)
     assert drawn == n_seeds * (9 + 10 + 8)  # each run, RaS's draws among them
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["uniform", "RaS", "SAM", "AutoDim"]
+    assert {t.get_text() for t in ax.get_legend().get_texts()} == {"uniform dimensions", "random draws", "SAM", "AutoDim"}
+
+
+def test_methods_in_words():
+    """Every short name has words, no two the same, and what is no method stays as it is."""
+    words = [in_words(name) for name in [*ORDER, "uniform 3", "uniform 10", "RaS (mean of draws)", "uniform"]]
+    assert len(set(words)) == len(words) and not [w for w in words if any(x in w for x in ("MiD", "MaD", "RaS", "("))]
+    assert [in_words(x) for x in ("movieId", "f = 10", "random split")] == ["movieId", "f = 10", "random split"]
+    assert in_words("SAM-4 - RaS") == "SAM, variant 4 minus random draws"
 
 
 def test_the_papers_marks_stand_in_their_place():

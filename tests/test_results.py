@@ -1,13 +1,17 @@
-"""What is committed fits together: rows and their identities, claims, the README's table, figures and pages."""
+"""What is committed fits together: rows and their identities, claims, the front pages, figures and pages."""
 import csv
 import hashlib
+import json
+import re
 from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from write_readme import MARKS, with_claims
+from write_readme import code_block, example, marks, parts_of_rows, printed, with_parts
+
+from autodim.study.front import came_out
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -73,33 +77,59 @@ def test_claims_have_their_estimates_within_their_intervals(claims):
         assert not np.isnan(c.estimate) or (c.n == 0 and c.verdict == "inconclusive"), c.claim
 
 
-# ---------------------------------------------------------------- the README's table
+# ---------------------------------------------------------------- what the front pages say
 
-TEXT = f"# Title\n\n{MARKS[0]}\nold\n{MARKS[1]}\n\nthe rest\n"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FIRST, LAST = marks("claims")
+TEXT = f"# Title\n\n{FIRST}\nold\n{LAST}\n\nthe rest\n"
 
 
-def test_the_readme_has_todays_claims(claims):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert text == with_claims(text, claims), "run scripts/write_readme.py"
+def markdown_of(page: str) -> str:
+    """What the cells of an executed notebook show as Markdown."""
+    document = json.loads((ROOT / "nbs" / f"{page}.ipynb").read_text(encoding="utf-8"))
+    found = [o["data"].get("text/markdown", "") for cell in document["cells"] for o in cell.get("outputs", []) if "data" in o]
+    return "\n".join(map("".join, found))
+
+
+def test_the_readme_says_what_the_rows_say():
+    assert README == with_parts(README, parts_of_rows(ROOT)), "run scripts/write_readme.py"
+
+
+def test_the_index_says_what_the_rows_say(claims):
+    said = came_out(claims, pd.read_csv(ROOT / "results" / "compression.csv"))
+    assert said in markdown_of("index"), "run scripts/run_notebooks.py nbs/index.ipynb"
+
+
+def test_the_readme_is_short_and_code_comes_early():
+    lines = README.splitlines()
+    assert len(lines) <= 130 and lines.index("```python") < 40
+
+
+def test_the_readme_links_to_what_there_is():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    assert len(links) > 10 and all((ROOT / link).exists() for link in links), links
+
+
+@pytest.mark.slow
+def test_the_readmes_example_prints_what_it_shows():
+    """But for digits: the last ones depend on the processor."""
+    shown = README.split(marks("printed")[0])[1].split(marks("printed")[1])[0]
+    masked = [re.sub(r"[-+−]?[0-9.]+", "#", text) for text in (shown.strip(), code_block(printed(example(README))))]
+    assert masked[0] == masked[1]
 
 
 @pytest.mark.parametrize("old", ["", "old\n", "| a |\n| :-- |\n"])
-def test_only_what_is_between_the_marks_is_written(old, claims):
-    before, after = f"# Title\n\n{MARKS[0]}\n", f"{MARKS[1]}\n\nthe rest\n"
-    written = with_claims(before + old + after, claims)
-    assert written.startswith(before) and written.endswith("\n" + after)
-    table = written[len(before):-len(after)].splitlines()
-    assert len(table) == len(claims) + 2 and all(line.startswith("| ") and line.endswith(" |") for line in table)
-    for line, claim, experiment in zip(table[2:], claims.claim, claims.experiment):
-        assert line.startswith(f"| {claim} | ") and line.endswith(f"(nbs/{experiment}.ipynb) |")
-    assert with_claims(written, claims) == written == with_claims(TEXT, claims)
+def test_only_what_is_between_the_marks_is_written(old):
+    before, after = f"# Title\n\n{FIRST}\n", f"{LAST}\n\nthe rest\n"
+    written = with_parts(before + old + after, {"claims": "| new |"})
+    assert written == f"{before}| new |\n{after}" == with_parts(written, {"claims": "| new |"})
 
 
-@pytest.mark.parametrize("text", ["", MARKS[0], MARKS[1], TEXT + MARKS[0], TEXT + TEXT, f"{MARKS[1]}\n{MARKS[0]}\n"],
+@pytest.mark.parametrize("text", ["", FIRST, LAST, TEXT + FIRST, TEXT + TEXT, f"{LAST}\n{FIRST}\n"],
                          ids=["none", "no end", "no beginning", "two beginnings", "two tables", "turned round"])
-def test_a_readme_without_the_marks_is_refused(text, claims):
+def test_a_readme_without_the_marks_is_refused(text):
     with pytest.raises(ValueError, match="once each and in this order"):
-        with_claims(text, claims)
+        with_parts(text, {"claims": "x"})
 
 
 # ---------------------------------------------------------------- figures

@@ -231,7 +231,7 @@ def about_label(trained: Trained) -> dict[str, object]:
             "probability": f"1 / (1 + exp(-({slope!r} * logit + {intercept!r})))", "calibration": [slope, intercept],
             "oov_id": 0, "missing": list(dict.fromkeys((*MISSING, *trained.schema.missing)))}
 
-# %% ../../nbs/app/03_export.ipynb #152eb44b
+# %% ../../nbs/app/03_export.ipynb #3a50dab9
 USES = {"model.onnx": "the whole model for ONNX Runtime: `ids` int64 [rows, fields] to `probability` float32 [rows]",
         "torchrec.json": "TorchRec: arguments of `EmbeddingBagConfig`, one a field",
         "torchrec.safetensors": "TorchRec: the tables' weights, for `load_state_dict`",
@@ -243,6 +243,8 @@ USES = {"model.onnx": "the whole model for ONNX Runtime: `ids` int64 [rows, fiel
         "vocabularies.json": "values to ids, one line a field, in the order of the columns of `ids`",
         "label.json": "the label, its classes, and how a logit becomes the probability of the positive one",
         "example.json": "raw rows with their ids, logits and probabilities: what an encoder of your own has to give"}
+
+# %% ../../nbs/app/03_export.ipynb #152eb44b
 README = """# A model of {fields} fields, exported by autodim
 
 It gives the probability that `{label}` is **{positive}** (and not {negative}): {probability}.{refit}
@@ -269,8 +271,8 @@ Check your encoder by `example.json`: each `row` gives its `ids`, and these its 
 SERVING = """
 ## Without PyTorch
 
-`model.onnx` is the whole model and holds the tables packed; it needs ONNX Runtime and NumPy. Beside it, `decode.py` looks
-packed tables up with NumPy alone, for a network of your own: float32 [rows, {width}], the fields side by side.
+`model.onnx` is the whole model and holds the tables packed; it needs ONNX Runtime and NumPy. `decode.py` looks them up
+with NumPy alone, for a network of your own: float32 [rows, {width}], the fields side by side.
 
 ```python
 import numpy as np, onnxruntime

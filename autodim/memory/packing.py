@@ -146,7 +146,7 @@ def table_groups(bits: torch.Tensor, steps: torch.Tensor, mean: torch.Tensor, ba
         bit += rows * len(weights)
     return groups
 
-
+# %% ../../nbs/memory/03_packing.ipynb #865deaf4
 class TableParts(NamedTuple):
     """What is stored of one table beside its codes."""
 

@@ -59,7 +59,8 @@ STYLE = """<style>
 .results thead th { border-bottom: 2px solid rgba(128, 128, 128, .7); font-weight: 600; vertical-align: bottom; }
 .results .text { text-align: left; }
 .results .long { white-space: normal; min-width: 14rem; }
-.results tr > :first-child { position: sticky; left: 0; white-space: normal; max-width: min(16rem, 40vw);
+.results tr > :first-child { position: sticky; left: 0; white-space: normal;
+  min-width: min(11rem, 32vw); max-width: min(16rem, 40vw);
   background: var(--bs-body-bg, var(--paper, var(--jp-layout-color0, Canvas))); }
 </style>"""
 LONG = 40  # characters from which a text is wrapped
