@@ -89,6 +89,17 @@ def fold_imports(cell):
         cell.directives_ = {}
 
 
+class fold_experiment(Processor):
+    """Close folds over the code of an experiment: there the tables and pictures are the story."""
+
+    def begin(self):
+        tags = [cell.metadata.get("tags", []) for cell in self.nb.cells]
+        for cell, own in zip(self.nb.cells, tags) if any("parameters" in own for own in tags) else ():
+            if cell.cell_type == "code" and not {"echo:", "code-fold:"} & cell.directives_.keys() and cell.source:
+                if not cell.source.startswith("#| code-fold"):
+                    fold(cell, "true", "Parameters, and what they mean" if "parameters" in own else "Code")
+
+
 class show_exports(Processor):
     """Put the signatures above each exported cell, and its source into an open fold."""
 
@@ -170,7 +181,7 @@ def drop_empty(cell):
 
 
 PROCESSORS = [populate_language, strip_ansi, hide_line, filter_stream_, hide_, rm_header_dash, drop_empty,
-              spell_tag, fold_imports, show_exports, link_names, explain_terms, clean_magics,
+              spell_tag, fold_imports, fold_experiment, show_exports, link_names, explain_terms, clean_magics,
               strip_hidden_metadata]
 
 
