@@ -89,15 +89,18 @@ def fold_imports(cell):
         cell.directives_ = {}
 
 
-class fold_experiment(Processor):
-    """Close folds over the code of an experiment: there the tables and pictures are the story."""
+class fold_experiments(Processor):
+    """On an experiment's page, one with parameters, close folds over these and over code that draws or makes tables."""
 
     def begin(self):
         tags = [cell.metadata.get("tags", []) for cell in self.nb.cells]
         for cell, own in zip(self.nb.cells, tags) if any("parameters" in own for own in tags) else ():
-            if cell.cell_type == "code" and not {"echo:", "code-fold:"} & cell.directives_.keys() and cell.source:
-                if not cell.source.startswith("#| code-fold"):
-                    fold(cell, "true", "Parameters, and what they mean" if "parameters" in own else "Code")
+            shows = re.search(r"^\s*(save_figure|show_table)\(", cell.source, re.MULTILINE)
+            said = re.search(r"^#\| (echo|code-fold):", cell.source, re.MULTILINE)
+            if cell.cell_type == "code" and "parameters" in own:
+                fold(cell, "true", "Parameters")
+            elif cell.cell_type == "code" and shows and not said:
+                fold(cell, "true", "How it is drawn" if shows[1] == "save_figure" else "How it is made")
 
 
 class show_exports(Processor):
@@ -181,7 +184,7 @@ def drop_empty(cell):
 
 
 PROCESSORS = [populate_language, strip_ansi, hide_line, filter_stream_, hide_, rm_header_dash, drop_empty,
-              spell_tag, fold_imports, fold_experiment, show_exports, link_names, explain_terms, clean_magics,
+              spell_tag, fold_imports, fold_experiments, show_exports, link_names, explain_terms, clean_magics,
               strip_hidden_metadata]
 
 

@@ -333,11 +333,11 @@ def test_a_larger_budget_and_a_larger_tolerance_are_kept_and_used(copy):
 
 @pytest.mark.parametrize("given, words", [
     ((), "give one of --max-bytes, --max-space, --max-loss, --plan; given: none"),
-    (("--max-loss", 1, "--max-bytes", "2MB"), "given: max_bytes, max_loss"),
+    (("--max-loss", 1, "--max-bytes", "2MB"), "given: --max-bytes, --max-loss"),
     (("--max-bytes", 20), "a budget of 20 bytes is too small: the mean of each table and the offsets of its groups"),
     (("--max-loss", 1e-9), "--max-loss 1e-09: with 8 bits for every component the validation AUC falls by"),
-    (("--max-loss", -1), "--max-loss -1.0: expected None, or a positive number"),
-    (("--max-space", 3), "--max-space 3.0: expected None, or a share"),
+    (("--max-loss", -1), "--max-loss -1.0: expected a positive number"),
+    (("--max-space", 3), "--max-space 3.0: expected a share"),
     (("--plan", "none.json"), "none.json cannot be read"),
 ])
 def test_a_limit_that_cannot_be_kept_is_one_line_and_leaves_nothing(given, words, copy):

@@ -511,22 +511,26 @@ def test_packed_tables_are_calibrated_by_their_own_scores():
 @pytest.mark.parametrize("given, words", [
     ({"packed": True}, "give max_loss, max_bytes or max_space"),
     ({"packed": True, "max_loss": 1, "max_space": 0.5}, "give one of the two"),
-    ({"refit": True, "max_loss": 1}, "has learnt from the validation rows"),
 ])
 def test_limits_that_contradict_each_other_are_told_before_a_row_is_read(given, words):
     with pytest.raises(ValueError, match=words):
         AutoDim(**SMALL | given).fit("no_such_table.csv", label="click")
 
 
-def test_a_packed_budget_below_the_least_names_the_least_and_what_was_trained_stays():
-    """And so with a tolerance that nothing meets."""
-    for given, words in (({"packed": True, "max_bytes": 20}, "a budget of 20 bytes is too small.* take [0-9]+"),
-                         ({"max_loss": 1e-9}, "max_loss=1e-09: with 8 bits for every component")):
-        model = AutoDim(**SMALL | {"rivals": False} | given)
-        with pytest.raises(ValueError, match=words):
+def test_a_packed_budget_below_the_least_is_named_before_anything_is_trained():
+    for backbone, given in (("MLP", {"max_bytes": 20}), ("FFM", {"max_bytes": 30}), ("MLP", {"max_space": 0.01})):
+        model = AutoDim(**SMALL | {"rivals": False, "backbone": backbone}, packed=True, **given)
+        with pytest.raises(ValueError, match="is too small: whatever dimensions are found, packed tables take [0-9]+"):
             model.fit(TABLE, label="click")
-        plain = AutoDim(**SMALL | {"rivals": False}).fit(TABLE, label="click")
-        np.testing.assert_array_equal(model.predict_proba(X), plain.predict_proba(X))
+        assert not hasattr(model, "trained_")
+
+
+def test_a_tolerance_that_nothing_meets_leaves_what_was_trained():
+    model = AutoDim(**SMALL | {"rivals": False}, max_loss=1e-9)
+    with pytest.raises(ValueError, match="max_loss=1e-09: with 8 bits for every component"):
+        model.fit(TABLE, label="click")
+    plain = AutoDim(**SMALL | {"rivals": False}).fit(TABLE, label="click")
+    np.testing.assert_array_equal(model.predict_proba(X), plain.predict_proba(X))
 
 
 # ---------------------------------------------------------------- bad settings, bad input

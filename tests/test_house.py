@@ -384,6 +384,16 @@ def test_page_is_readable(path):
     assert not complaints, "\n" + "\n".join(complaints)
 
 
+@pytest.mark.house
+def test_experiments_fold_their_parameters_and_what_draws(root):
+    page = json.loads(filter_notebook(root / "nbs" / "exp_settings.ipynb").stdout)
+    codes = ["".join(cell["source"]) for cell in page["cells"] if cell["cell_type"] == "code"]
+    closed = [code for code in codes if code.startswith("#| code-fold: true\n")]
+    for sign in ("most_rows =", "save_figure(figure", "show_table(table"):
+        assert any(sign in code for code in closed), sign
+    assert not any("def missing_rows" in code for code in closed)  # what is measured stays open
+
+
 ALONE = ("exp_numbers", "exp_scale", "exp_settings", "exp_speed", "exp_table2")  # need no rows that others train
 TOGETHER = pytest.mark.xdist_group("experiments")  # the others: by one process after the other, for their rows' sake
 EXPERIMENTS = [pytest.param(path, id=path.stem, marks=() if path.stem in ALONE else TOGETHER)

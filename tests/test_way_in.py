@@ -243,8 +243,8 @@ def test_the_shell_takes_what_strangers_write(tmp_path, monkeypatch, expected):
     written(Path("tabs.csv"), sep="\t")
     code, _, err = call("prepare", "tabs.csv", "--label", "click", "--run", "tabs", "--sep", "tab")
     assert code == 0 and "separated" not in err
-    for flags, words in ((["--sep", "ab"], "--sep ab: expected None, or one mark"),
-                         (["--names", "a,a"], "expected None, or a list of different names"),
+    for flags, words in ((["--sep", "ab"], "--sep ab: expected one mark"),
+                         (["--names", "a,a"], "expected a list of different names"),
                          (["--decimal", "x"], "--decimal x: expected None"), (["--positive", ">="], "--positive >=")):
         code, _, err = call("prepare", "tabs.csv", "--label", "click", "--run", "bad", *flags)
         assert code == 1 and words in err and err.count("\n") == 1, err

@@ -14,6 +14,7 @@ from autodim.app.estimator import AutoDim, load
 from autodim.app.export import write_exports
 from autodim.app.page import facts, page
 from autodim.app.settings import table_options
+from autodim.app.steps import compress_step
 from autodim.data.batches import DiskPart, Part, joined
 from autodim.data.split import SplitOptions, parts_of_rows
 from autodim.data.table import prepare
@@ -147,6 +148,42 @@ def test_the_shell_refits_without_test_rows_and_exports(tmp_path):
     assert call("train", run, "--refit")[0] == call("report", run)[0] == call("export", run, "--format", "deepctr")[0] == 0
     assert f"has learnt from all {N} rows" in (run / "export" / "README.md").read_text()
     assert load(run / "model").refit
+
+
+def test_what_learnt_from_all_rows_is_packed_and_judged_by_the_one_that_did_not(models, tmp_path):
+    """The figures are those of the split's model packed alone; the tables that are kept are those of all rows."""
+    plain, again = models
+    small = fitted(time="age", refit=True, packed=True, max_bytes=200)
+    split = fitted(time="age", packed=True, max_bytes=200)
+    ours, theirs = small.record_["compression"], split.record_["compression"]
+    assert (ours["val"], ours["test"]) == (theirs["val"], theirs["test"]) and ours["bytes"] <= 200
+    assert small.trained_.calibration == split.trained_.calibration and small.trained_.judged is None
+    late = {name: model.predict_proba(TABLE[LATE])[:, 1].mean() for name, model in
+            (("plain", plain), ("again", again), ("small", small), ("split", split))}
+    assert abs(late["small"] - late["again"]) < abs(late["small"] - late["plain"])  # what the newest rows taught stays
+    with pytest.raises(ValueError, match="was not kept: train again"):
+        compress_step(small, again.trained_, prepare(TABLE, "click", *table_options(again)))
+
+
+def test_the_shell_packs_what_learnt_from_all_rows(tmp_path):
+    TABLE.to_csv(tmp_path / "t.csv", index=False)
+    run = tmp_path / "run"
+    assert call("prepare", tmp_path / "t.csv", "--label", "click", "--time", "age", "--run", run)[0] == 0
+    assert call("search", run, "--dims", "2,4", "--hidden", "8", "--epochs", "1", "--batch-size", "30")[0] == 0
+    assert call("train", run, "--epochs", 2, "--no-rivals", "--refit")[0] == 0
+    judged, kept = load(run / "model" / "judged"), load(run / "model")
+    code, out, err = call("compress", run, "--max-bytes", "2kB", "--json")
+    assert code == 0, err
+    found, small = json.loads(out), load(run / "compressed")
+    assert found["test"]["before"] == pytest.approx(judged.record_["outcomes"][0]["test_auc"])
+    near = [np.abs(small.decision_function(TABLE) / small.trained_.calibration[0] - model.decision_function(TABLE)
+                   / model.trained_.calibration[0]).mean() for model in (kept, judged)]
+    assert near[0] < near[1]
+    plan = run / "compressed" / "plan.json"
+    code, out, err = call("compress", run, "--plan", plan, "--json")
+    assert code == 0 and json.loads(out)["bytes"] == found["bytes"], err
+    assert call("train", run, "--epochs", 2, "--no-rivals", "--no-refit")[0] == 0
+    assert not (run / "model" / "judged").exists()
 
 
 def test_a_saved_model_of_all_rows_is_the_same(models, tmp_path):

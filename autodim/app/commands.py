@@ -58,7 +58,7 @@ def searched(
 
     The caller writes run.json when all went well: settings with which it did not are not to stay.
     """
-    from autodim.app.steps import finished_search, search_step, tidy_search
+    from autodim.app.steps import check_budget, finished_search, search_step, tidy_search
 
     folder = Path(options.run)
     run = read_run(folder)
@@ -68,6 +68,8 @@ def searched(
     check_settings(settings)
     prepared = prepared_of(run, folder)
     task = settings, prepared, options.processes
+    if options.command == "train" and not options.dims_file:
+        check_budget(settings, prepared)
     if options.command == "train" and not finished_search(*task):
         warnings.warn(f"{folder} holds no finished search of this table under these settings: searching first, in "
                       f"{settings.search_epochs} epochs", stacklevel=2)
@@ -234,14 +236,16 @@ def compress_command(options: argparse.Namespace) -> Answer:
     limits = {name: value for name in LIMITS if (value := changed.get(name, getattr(options, "plan", None)
                                                                       if name == "plan" else None)) is not None}
     if len(limits) != 1:
-        flags = ", ".join("--" + name.replace("_", "-") for name in LIMITS)
-        raise ValueError(f"give one of {flags}; given: {', '.join(limits) or 'none'}")
+        every, some = (", ".join("--" + name.replace("_", "-") for name in names) for names in (LIMITS, limits))
+        raise ValueError(f"give one of {every}; given: {some or 'none'}")
     trained = trained_of(folder)
     with read_with_care():
         then, device = settings_from_dict(trained.record["settings"]), read_run(folder)["settings"]["device"]
     dims_only = {"max_bytes": None, "max_space": None, "max_loss": None, "packed": "plan" not in limits}
-    settings = replace(then, device=device, refit=False, **dims_only | changed)
+    settings = replace(then, device=device, **dims_only | changed)
     check_settings(settings)
+    if (folder / "model" / "judged").is_dir():
+        trained = replace(trained, judged=load_trained(folder / "model" / "judged").model)
     made_of = read_description(folder / "model" / "model.json")["sha256"]
     small = compress_step(settings, trained, prepared_of(read_run(folder), folder), limits.get("plan"))
     small.record["compression"]["of"] = made_of

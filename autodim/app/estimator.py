@@ -206,7 +206,7 @@ class AutoDim(TrainedClassifier, Settings):
         trained, self.outcomes_, self.curve_ = train_step(settings, prepared, found)
         self.alpha_ = pd.DataFrame(found.alpha.numpy(), prepared.data.fields, settings.dims)
         self.search_history_ = found.history
-        self._take(trained)  # and it stays, if its tables cannot be packed as asked for
+        self._take(replace(trained, judged=None))  # and it stays, if its tables cannot be packed as asked for
         packing = settings.packed or settings.max_loss is not None
         return self._take(compress_step(settings, trained, prepared)) if packing else self
 

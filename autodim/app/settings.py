@@ -306,9 +306,6 @@ def check_settings(settings: Settings) -> None:
     if s.packed and (s.max_space, s.max_bytes, s.max_loss) == (None, None, None):
         raise ValueError("packed=True says how a budget is kept, and there is none: give max_loss, max_bytes or "
                          "max_space")
-    if s.refit and (s.packed or s.max_loss is not None):
-        raise ValueError("refit=True and packed tables: the model that is kept has learnt from the validation rows, "
-                         "which say what packing costs; give one of the two")
     if s.fast and tuple(s.hidden) != Settings.hidden:
         raise ValueError(f"fast=True and hidden={s.hidden!r}: fast has layers of its own; give one of the two")
     if s.device != "cpu":
@@ -407,6 +404,7 @@ def shell_words(message: str) -> str:
     name, text = "|".join(name for name, setting in SETTINGS.items() if setting.command), r"'(?:[^'\\]|\\.)*'"
     other = "[]()',"  # Python's, around a value
     value = rf"(?P<value>\([^)]*\)|\[[^]]*\]|{text}|[^\s,;:)]+)"
+    message = message.replace(": expected None, or ", ": expected ")  # which a shell cannot say
     return re.sub(rf"(?<!\w){text}|`(?P<marked>{name})`|(?<![\w-])(?P<name>{name})={value}", flag, message)
 
 # %% ../../nbs/app/04_settings.ipynb #e573d5c3

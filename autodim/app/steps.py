@@ -7,14 +7,15 @@ __all__ = ['SHORT', 'FAST', 'SMALL', 'SMALL_DROPOUT', 'ALPHA_STEPS', 'ALPHA_TRAV
            'default_repeats', 'default_batch_size', 'default_tau_decay', 'default_f', 'default_alpha_lr',
            'default_dropout', 'fitted_settings', 'network_of', 'runtime_of', 'warn_of_few_steps', 'check_budget',
            'choose_dims', 'search_config', 'search_step', 'finished_search', 'tidy_search', 'curve_of', 'calibrated',
-           'beside', 'refitted', 'train_step', 'compressed_within', 'along_budgets', 'auc_change', 'compression_record',
-           'compress_step']
+           'beside', 'all_rows', 'refitted', 'train_step', 'compressed_within', 'along_budgets', 'auc_change',
+           'compression_record', 'packed_refit', 'compress_step']
 
 # %% ../../nbs/app/05_steps.ipynb #672f5c13
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,10 @@ from autodim.app.workflow import (
 )  # fmt: skip
 from ..data.batches import Data, Part, joined
 from ..data.table import Prepared
-from ..memory.allocation import MAX_BITS, allocate
+from ..memory.allocation import allocate, least_packed
 from autodim.memory.compress import (
     Compressed, Compression, Compressor, apply_plan, least_bytes, plan_record, read_plan, renumbered_ids,
+    smallest_budget,
 )  # fmt: skip
 from ..method.backbones import Network
 from ..method.calibration import calibration_record, platt
@@ -125,7 +127,15 @@ def warn_of_few_steps(config: SearchConfig, n: int, processes: Processes = Proce
 
 # %% ../../nbs/app/05_steps.ipynb #89efea18
 def check_budget(settings: Settings, prepared: Prepared) -> None:
-    """Raises ValueError if no dimensions fit into the budget, whatever a search will find."""
+    """Raises ValueError if no dimensions, or packed tables, fit into the budget, whatever a search will find."""
+    s, data = settings, prepared.data
+    if s.packed and (s.max_space, s.max_bytes) != (None, None):
+        rows = network_of(fitted_settings(s, len(data.train.labels))).table_rows(data.cardinalities)
+        budget = s.max_bytes if s.max_space is None else s.max_space * 4 * max(s.dims) * sum(rows)
+        least = smallest_budget(data, [s.dims[0]] * len(rows), tables=rows[0] // data.cardinalities[0])
+        if budget < least:
+            raise ValueError(f"a budget of {budget:,.0f} bytes is too small: whatever dimensions are found, packed "
+                             f"tables take {least:,} at least; take a larger budget")
     choose_dims(settings, prepared, torch.ones(len(prepared.data.fields), len(settings.dims)))
 
 
@@ -197,14 +207,18 @@ def beside(settings: Settings, data: Data, own: Choice, record: Mapping[str, obj
     return compared(ours, others, data.test.labels.cpu().numpy()) | {"rows": min(ROWS, len(data.train.labels))}
 
 # %% ../../nbs/app/05_steps.ipynb #87d6ee97
+def all_rows(data: Data) -> Data:
+    """The data with the rows of all three parts to train on."""
+    return replace(data, train=joined([data.train, data.val, *[data.test] * (data.test is not data.val)]))
+
+
 def refitted(
     prepared: Prepared, own: Choice, d_max: int, config: TrainConfig, network: Network, runtime: Runtime
 ) -> torch.nn.Module:
     """A trained choice trained anew on the rows of all three parts, for the epochs that were best."""
-    data = prepared.data
-    everything = replace(data, train=joined([data.train, data.val, *[data.test] * (data.test is not data.val)]))
     config = replace(config, epochs=own.best_epoch, last=True)
-    return train_dims(replace(prepared, data=everything), own.dims, d_max, config, network, runtime).model
+    everything = replace(prepared, data=all_rows(prepared.data))
+    return train_dims(everything, own.dims, d_max, config, network, runtime).model
 
 # %% ../../nbs/app/05_steps.ipynb #58c1ffc2
 def train_step(
@@ -243,12 +257,12 @@ def train_step(
         record["rivals"] = beside(s, data, own, record)
     if not held:
         record["data"]["rows"]["test"] = record["data"]["positives"]["test"] = 0
-    model = own.model
+    model, judged = own.model, own.model if s.refit else None
     if s.refit:
         model = refitted(prepared, own, d_max, config, network, runtime)
         record["refit"] = {"rows": sum(record["data"]["rows"].values()), "epochs": own.best_epoch}
     trained = Trained(prepared.schema, data.vocabularies, prepared.classes, own.dims, model, network, record,
-                      calibration)
+                      calibration, judged)
     return trained, choices, curve
 
 # %% ../../nbs/app/05_steps.ipynb #308e09d0
@@ -296,21 +310,42 @@ def compression_record(c: Compressor, found: Compressed, settings: Settings, nam
             "curve": along_budgets(c), "plan": plan_record(found.plan, c.offers)}
 
 
+def packed_refit(
+    trained: Trained, c: Compressor, data: Data, within: Callable[[Compressor], Compressed], plan: str | Path | None
+) -> tuple[Compressed, Compressed, Compressor]:  # fmt: skip
+    """The model that is judged, packed; the one that learnt from all rows, packed into as many bytes; and by what.
+
+    Where there is a plan, it is of the tables that are kept, and the bytes that these take are the other's budget.
+    """
+    kept = Compressor(trained.model.to(c.before.device), all_rows(data))
+    if plan is not None:
+        final = within(kept)
+        return apply_plan(c, c.within(max(final.bytes, least_packed(c.offers)))), final, kept
+    found = within(c)
+    return found, apply_plan(kept, kept.within(max(found.bytes, least_packed(kept.offers)))), kept
+
+
 def compress_step(
     settings: Settings, trained: Trained, prepared: Prepared, plan: str | Path | None = None
 ) -> Trained:  # fmt: skip
     """The trained model with packed tables, by the limit of the settings or by a plan; `compress` says the errors."""
-    s, network = settings, trained.network
-    if trained.record.get("refit"):
-        raise ValueError("the model has learnt from the validation rows (`refit`), which are to say what compression "
-                         "costs: train without")
+    s, network, held = settings, trained.network, len(prepared.data.test.labels) > 0
+    if trained.record.get("refit") and trained.judged is None:
+        raise ValueError("the model has learnt from the validation rows (`refit`), and the one that has not, which is "
+                         "to say what compression costs, was not kept: train again")
     data, limits = prepared.data.to(s.device), {k: getattr(s, k) for k in ("max_loss", "max_bytes", "max_space")}
-    c = Compressor(trained.model.to(s.device), data, Compression(sure=s.sure))
-    widest = 4 * max(s.dims) * sum(network.table_rows(data.cardinalities))
-    found = compressed_within(c, s, plan, widest)
+    data = data if held else replace(data, test=data.val)
+    c = Compressor((trained.judged or trained.model).to(s.device), data, Compression(sure=s.sure))
+    within = partial(compressed_within, s=s, plan=plan,
+                     widest=4 * max(s.dims) * sum(network.table_rows(data.cardinalities)))
+    if trained.judged is None:
+        found = kept = within(by := c)
+    else:
+        found, kept, by = packed_refit(trained, c, data, within, plan)
     named = {"plan": str(plan)} if plan else {k: v for k, v in limits.items() if v is not None}
-    about, held = compression_record(c, found, s, named), len(data.test.labels) > 0
-    parts = {"val": data.val, "test": data.test if held else data.val}
+    about = compression_record(c, found, s, named)
+    about |= {"bytes": kept.bytes, "plan": plan_record(kept.plan, by.offers)}
+    parts = {"val": data.val, "test": data.test}
     labels = {name: part.labels.cpu().numpy() for name, part in parts.items()}
     after = {name: predict(found.model, Part(renumbered_ids(part.ids, found.groups), part.labels)).cpu().numpy()
              for name, part in parts.items()}
@@ -318,4 +353,5 @@ def compress_step(
     calibration = platt(after["val"], labels["val"]) if s.calibrate else (1.0, 0.0)
     record = dict(trained.record) | {"compression": about,
                                      "calibration": calibration_record(after["test"], labels["test"], calibration)}
-    return replace(trained, vocabularies=found.vocabularies, model=found.model, record=record, calibration=calibration)
+    return replace(trained, vocabularies=kept.vocabularies, model=kept.model, record=record, calibration=calibration,
+                   judged=None)

@@ -9,9 +9,10 @@ __all__ = ['FORMAT', 'PACKED_FORMAT', 'READABLE', 'Trained', 'replace_model', 's
 # %% ../../nbs/app/01_storage.ipynb #bd0d652a
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import jinja2
@@ -46,6 +47,7 @@ class Trained:
     network: Network  # what comes after the model's embeddings
     record: Mapping[str, object]  # settings and measurements, anything that JSON can hold
     calibration: tuple[float, float] = (1.0, 0.0)  # a and b: the probability is expit(a * logit + b)
+    judged: DLRS | None = None  # the one that the figures are of, where `model` has learnt from all rows
 
 # %% ../../nbs/app/01_storage.ipynb #15931afe
 def replace_model(folder: Path, name: str, weights: bytes, description: bytes) -> None:
@@ -64,7 +66,7 @@ def replace_model(folder: Path, name: str, weights: bytes, description: bytes) -
 
 
 def save_trained(trained: Trained, folder: str | Path) -> None:
-    """Write a model's folder: model.json, and its weights under the name that model.json gives.
+    """Write a model's folder: model.json, and its weights under the name that model.json gives; `judged` in its own.
 
     Of several who write the same folder at once, the last one's model is there, whole.
 
@@ -89,8 +91,12 @@ def save_trained(trained: Trained, folder: str | Path) -> None:
         with folder_lock(folder):
             replace_model(folder, name, weights, text)
             write_plan(plan, folder / "plan.json") if plan else (folder / "plan.json").unlink(missing_ok=True)
+            if trained.judged is None:
+                shutil.rmtree(folder / "judged", ignore_errors=True)
     except OSError as error:
         raise DataError(f"{folder} cannot be written ({error.strerror}): choose another folder") from None
+    if trained.judged is not None:
+        save_trained(replace(trained, model=trained.judged, judged=None), folder / "judged")
 
 # %% ../../nbs/app/01_storage.ipynb #026ea32e
 def read_description(path: Path) -> dict[str, object]:
@@ -129,7 +135,7 @@ def trained_from(d: Mapping[str, object], weights: bytes) -> Trained:
 
 
 def load_trained(folder: str | Path) -> Trained:
-    """Read what `save_trained` wrote; DataError: a file is missing, cut short, changed, or of another format."""
+    """Read what `save_trained` wrote, but for `judged`; DataError: a file is missing, cut short, or another one's."""
     path = Path(folder) / "model.json"
     d = read_description(path)
     if not (path.parent / d["weights"]).exists():

@@ -182,7 +182,7 @@ def allocate(
     least = least_packed(offers)
     if not max_bytes >= least:
         raise ValueError(f"a budget of {max_bytes:,.0f} bytes is too small: the mean of each table and the offsets of "
-                         f"its groups take {least:,}; take a larger budget or fewer groups")
+                         f"its groups take {least:,}; take a larger budget")
     steps = [(number, rise) for number, unit in enumerate(units_of(offers, tied))
              for rise in rises(offers, unit, choices)]
     left, closed = 8 * (int(min(max_bytes, 2**60)) - least) - 14, set()  # two arrays are rounded up to whole bytes

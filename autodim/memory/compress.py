@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PLAN_FORMAT', 'Found', 'renumbered_ids', 'renumbered_vocabularies', 'plan_record', 'write_plan', 'read_plan',
-           'Judged', 'judged', 'fewest', 'Compression', 'Compressed', 'with_tables', 'Compressor', 'apply_plan',
-           'least_bytes', 'compress']
+           'Judged', 'judged', 'fewest', 'Compression', 'Compressed', 'with_tables', 'values_of', 'smallest_budget',
+           'Compressor', 'apply_plan', 'least_bytes', 'compress']
 
 # %% ../../nbs/memory/04_compress.ipynb #142528f6
 import copy
@@ -22,7 +22,9 @@ import torch.nn as nn
 from ..data.batches import Data, DiskPart, Part, batches
 from ..data.files import DataError, write_bytes
 from ..data.vocabulary import Vocabulary
-from .allocation import MAX_BITS, Components, allocate, components, least_packed, predicted_loss
+from autodim.memory.allocation import (
+    MAX_BITS, OFFSET, SIDE, Components, allocate, components, least_packed, predicted_loss,
+)  # fmt: skip
 from .packing import PackedTables, pack
 from .sensitivity import Groups, frequency_groups, model_tables, sample_rows, sensitivities
 from ..method.lookup import FieldEmbedding
@@ -193,6 +195,19 @@ def with_tables(model: nn.Module, modules: Mapping[str, PackedTables]) -> nn.Mod
     return copy.deepcopy(model, {id(model.get_submodule(name)): tables for name, tables in modules.items()}).eval()
 
 
+def values_of(data: Data, groups: int) -> tuple[list[torch.Tensor], list[Groups]]:
+    """How many training rows have each value, int64 [v] for each field, and the values in so many groups at most."""
+    ids = data.train.ids
+    counts = [torch.bincount(ids[:, m], minlength=v).cpu() for m, v in enumerate(data.cardinalities)]
+    return counts, [frequency_groups(c, groups, pinned=(0, v.missing_id)) for c, v in zip(counts, data.vocabularies)]
+
+
+def smallest_budget(data: Data, widths: Sequence[int], tables: int = 1, groups: int = Compression.groups) -> int:
+    """The least bytes that packed tables of these widths [M] take, so many for each field, whatever a model learns."""
+    offsets = [OFFSET * (len(g.starts) - 1) for g in values_of(data, groups)[1]]
+    return tables * sum(SIDE * width + offset for width, offset in zip(widths, offsets, strict=True)) // 8
+
+
 class Compressor:
     """What must be known of a trained model to compress it to any budget.
 
@@ -205,10 +220,8 @@ class Compressor:
         self.model = copy.deepcopy(model, {id(q): q for q in model.parameters()}).eval()  # its mode is not the caller's
         self.settings, processes, tables = settings, settings.processes, model_tables(self.model, data.fields)
         self.val, self.before = data.val, predict(self.model, data.val)
-        ids, sample = data.train.ids, sample_rows(data.train, settings.sample)
-        self.counts = [torch.bincount(ids[:, m], minlength=v).cpu() for m, v in enumerate(data.cardinalities)]
-        self.groups = [frequency_groups(c, settings.groups, pinned=(0, v.missing_id))
-                       for c, v in zip(self.counts, data.vocabularies)]
+        sample = sample_rows(data.train, settings.sample)
+        self.counts, self.groups = values_of(data, settings.groups)
         own = processes.rows(len(sample.labels))
         looked_at = batches(Part(sample.ids[own], sample.labels[own]), settings.batch_size)
         found = sensitivities(self.model, tables, self.counts, self.groups,
