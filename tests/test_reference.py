@@ -17,6 +17,7 @@ from autodim.app import reference
 from autodim.app.cli import make_parser
 from autodim.app.settings import SETTINGS, Settings
 from autodim.method.backbones import BACKBONES
+from autodim.study.front import claimed, figure, packed
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -88,6 +89,14 @@ def test_the_page_to_cite_has_what_the_citation_file_has():
     (paper,) = cff["references"]
     for text in (cff["title"], cff["version"], paper["title"], *(a["family-names"] for a in paper["authors"])):
         assert text in page, "run scripts/run_notebooks.py nbs/cite.ipynb"
+
+
+def test_the_decision_table_says_what_the_rows_say():
+    claims, compression = (pd.read_csv(ROOT / "results" / f"{name}.csv") for name in ("claims", "compression"))
+    p, worth = packed(compression), "AutoDim's dimensions are worth more than a uniform one of equal Space"
+    for text in (f"{p.times:.1f} times smaller", figure(p.points, p.low, p.high), claimed(claims, worth + " (AUC"),
+                 claimed(claims, worth + " (chronological")):
+        assert text in shown("faq"), "run scripts/run_notebooks.py nbs/faq.ipynb"
 
 
 # ---------------------------------------------------------------- what CONTRIBUTING.md says to do
