@@ -172,8 +172,9 @@ class explain_terms(Processor):
             if cell.cell_type == "markdown":
                 cell.source = prose.sub(explain, cell.source)
             for output in cell.get("outputs", []):
-                if "text/markdown" in output.get("data", {}):
-                    output["data"]["text/markdown"] = prose.sub(explain, "".join(output["data"]["text/markdown"]))
+                text = "".join(output.get("data", {}).get("text/markdown", ""))
+                if text and not text.startswith("<details"):  # what is folded away is not met first
+                    output["data"]["text/markdown"] = prose.sub(explain, text)
 
 
 def drop_empty(cell):

@@ -78,6 +78,10 @@ class MathRenderer(IPythonRenderer):
         return (f'<h{level} id="{place}">{text}<a class="anchor-link" href="#{place}" aria-label="Link to this heading">'
                 f"#</a></h{level}>\n")
 
+    def inline_html(self, text: str) -> str:
+        """A tag as it is; nbconvert would close each by itself when it looks for pictures to embed."""
+        return super().inline_html(text) if "<img" in text else text
+
     def block_math(self, body: str) -> str:
         return f'<div class="equation">{self.mathml(body, "block")}</div>'
 

@@ -30,9 +30,12 @@ FOUND = """(() => {
     if (!image.complete || !image.naturalWidth) found.push(`image not loaded: ${name}`);
     if (!image.alt.trim()) found.push(`image without alternative text: ${name}`);
   }
-  for (const e of document.querySelectorAll('main p, main li, main summary, main h1, main h2, main h3, main td, main th, main code, main pre, main pre span, nav a')) {
-    const own = [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
-    if (own && seen(e) && contrast(e) < 4.5) found.push(`pale (${contrast(e).toFixed(1)}): ${e.outerHTML.slice(0, 80)}`);
+  const kinds = new Set();  // one of each kind: colours come from classes
+  for (const e of document.querySelectorAll('main :is(p, li, a, code, pre, span, summary, h1, h2, h3, td, th), nav a')) {
+    const kind = [e, e.parentElement, e.parentElement.parentElement].map(x => x.tagName + x.className).join('<');
+    if (kinds.has(kind) || ![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()) || !seen(e)) continue;
+    kinds.add(kind);
+    if (contrast(e) < 4.5) found.push(`pale (${contrast(e).toFixed(1)}): ${e.outerHTML.slice(0, 80)}`);
   }
   return found;
 })()"""

@@ -27,6 +27,7 @@ from autodim.app.settings import FORMATS, read_buckets, read_bytes, read_counts,
 from autodim.data.split import SplitOptions
 from autodim.app.export import write_exports
 from autodim.data.table import encode_rows, open_table, prepare
+from autodim.data.vocabulary import vocabulary_to_dict
 from autodim.memory.packing import PackedTables
 
 SEARCH = ["--dims", "2,4,8", "--epochs", "2", "--hidden", "8", "--batch-size", "50", "--f", "2", "--quiet"]
@@ -382,9 +383,35 @@ def test_a_model_of_another_table_is_not_compressed(copy, tmp_path):
 
 def test_a_packed_model_is_not_exported_as_if_it_were_float32(copy, tmp_path):
     assert call("compress", copy, "--max-space", 0.2)[0] == 0
-    with pytest.raises(ValueError, match="tables, and those of this model are packed"):
-        write_exports(load(copy / "compressed").trained_, tmp_path / "x")
-    assert call("export", copy, "--format", "deepctr")[0] == 0  # of the model that is not packed
+    with pytest.raises(ValueError, match="deepctr: the tables of this model are packed"):
+        write_exports(load(copy / "compressed").trained_, tmp_path / "x", ["deepctr"])
+    code, _, err = call("export", copy, "--format", "deepctr")
+    assert code == 1 and "--uncompressed" in err and not list(copy.rglob("export"))
+    assert call("export", copy, "--format", "deepctr", "--uncompressed")[0] == 0
+    assert (copy / "export" / "deepctr.json").is_file()
+    code, _, err = call("export", copy, "--format", "packed", "--uncompressed")
+    assert code == 1 and "no packed tables: compress it first" in err
+
+
+def test_an_exported_packed_model_serves_without_pytorch_as_its_readme_says(copy):
+    """The README's own lines, in a process that can import neither PyTorch nor this package."""
+    assert call("compress", copy, "--max-space", 0.2)[0] == call("export", copy, "--quiet")[0] == 0
+    folder = copy / "compressed" / "export"
+    lines = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    example = json.loads((folder / "example.json").read_text())["rows"]
+    script = ("import json, sys; sys.modules.update(torch=None, autodim=None, pandas=None, scipy=None)\n"
+              + re.sub(r"np.array\(.*?, dtype", "np.array(json.loads(sys.argv[1]), dtype", lines)
+              + "print(json.dumps([probability.tolist(), vectors.tolist()]))")
+    done = subprocess.run([sys.executable, "-c", script, json.dumps([row["ids"] for row in example])], cwd=folder,
+                          capture_output=True, text=True, env={"PATH": os.environ["PATH"]})
+    assert done.returncode == 0, done.stderr
+    probability, vectors = json.loads(done.stdout)
+    np.testing.assert_allclose(probability, [row["probability"] for row in example], atol=1e-5)
+    with torch.no_grad():
+        expected = load(copy / "compressed").trained_.model.embedding(torch.tensor([row["ids"] for row in example]))
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+    assert json.loads((folder / "vocabularies.json").read_text()) == [
+        vocabulary_to_dict(v) for v in load(copy / "compressed").trained_.vocabularies]
 
 
 def test_files_of_a_run(trained):
@@ -425,7 +452,7 @@ def test_exports_are_those_of_the_model(trained, tmp_path):
     np.testing.assert_allclose(chances, model.predict_proba(frame)[:, 1], atol=1e-5)
     torchrec = json.loads((tmp_path / "torchrec.json").read_text())
     assert {entry["feature_names"][0]: entry["embedding_dim"] for entry in torchrec} == model.dims_
-    for name in FORMATS:
+    for name in FORMATS[:4]:  # all but packed tables
         folder = tmp_path / f"{name} alone"
         assert call("export", trained, "--to", folder, "--format", name)[0] == 0
         assert len(list(folder.rglob("*.*"))) in (5, 6)  # vocabularies, and one file or two

@@ -150,12 +150,24 @@ def test_definitions_keep_their_name_as_id():
 def test_terms_are_explained_where_first_used(monkeypatch):
     monkeypatch.setattr(nbdev_filter, "terms", lambda: {"MaD": 'the "widest"', "AutoDim-1": "one table", "Space": "share"})
     text = "# MaD\n\n> MaD\n\n`MaD` [MaD](x.html) $MaD$ <b title='MaD'>x</b>, MaDs, MaD's, MaD; AutoDim-1, AutoDim-12"
-    shown = {"output_type": "display_data", "metadata": {}, "data": {"text/markdown": ["MaD, Space"]}}
-    made = json.loads(nbdev_filter.filter_notebook(notebook(cell("markdown", text), cell("code", "1", outputs=[shown]))))
+    folded, shown = ({"output_type": "display_data", "metadata": {}, "data": {"text/markdown": [words]}}
+                     for words in ("<details>Space</details>", "MaD, Space"))
+    page = notebook(cell("markdown", text), cell("code", "1", outputs=[folded, shown]))
+    made = json.loads(nbdev_filter.filter_notebook(page))
     explained = text.replace(", MaD's", ', <abbr title="the &quot;widest&quot;">MaD</abbr>\'s').replace(
         "; AutoDim-1,", '; <abbr title="one table">AutoDim-1</abbr>,')
     assert "".join(made["cells"][0]["source"]) == explained
-    assert "".join(made["cells"][1]["outputs"][0]["data"]["text/markdown"]) == 'MaD, <abbr title="share">Space</abbr>'
+    assert "".join(made["cells"][1]["outputs"][1]["data"]["text/markdown"]) == 'MaD, <abbr title="share">Space</abbr>'
+
+
+@pytest.mark.xdist_group("site")
+def test_terms_stand_within_their_explanation(pages):
+    terms = nbdev_filter.terms()
+    found = [re.findall(r'<abbr title="([^"]+)">([^<]*)</abbr>', page.read_text(encoding="utf-8")) for page in pages]
+    assert len(terms) > 5 and len(sum(found, [])) > 50
+    for page, explained in zip(pages, found):
+        assert len(dict(explained)) == len(explained), page.name
+        assert all(nbdev_filter.html.unescape(title) == terms[term] for title, term in explained), page.name
 
 
 def test_callouts_become_folds():

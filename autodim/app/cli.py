@@ -21,7 +21,8 @@ ABOUT = {
     "train": "Train the compact model and its rivals, and compare them on the test rows.",
     "compress": "Pack the trained model's tables: within a budget, or into the fewest bytes for a tolerated loss.",
     "report": "Write the report, one page of HTML.",
-    "export": "Write files that other libraries load: ONNX, TorchRec, FuxiCTR, DeepCTR-Torch; of an FFM ONNX alone.",
+    "export": "Write files that other libraries load: ONNX, TorchRec, FuxiCTR, DeepCTR-Torch; of an FFM ONNX alone, of "
+              "a compressed model ONNX and packed tables with a decoder for NumPy.",
 }
 
 
@@ -60,8 +61,10 @@ def make_parser() -> ArgumentParser:
     made["report"].add_argument("--to", type=read_path, metavar="FILE",
                                 help="default: report.html in the run's folder")
     made["export"].add_argument("--to", type=read_path, metavar="FOLDER",
-                                help="default: export in the run's folder")
+                                help="default: export in the run's folder, or in that of its compressed model")
     made["export"].add_argument("--format", action="append", choices=FORMATS, help="one or more; default: all")
+    made["export"].add_argument("--uncompressed", action="store_true",
+                                help="the model as it was trained, though there is a compressed one")
     return parser
 
 # %% ../../nbs/app/09_cli.ipynb #b5f56d8f

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIMITS', 'COMMANDS', 'prepared_of', 'searched', 'search_command', 'dims_from', 'check_untouched', 'model_of',
-           'other_settings', 'trained_of', 'trained_before', 'train_command', 'compress_command', 'record_of',
+           'other_settings', 'trained_of', 'trained_before', 'train_command', 'compress_command', 'compressed_record',
            'report_command', 'export_command', 'sharing', 'run_step']
 
 # %% ../../nbs/app/08_commands.ipynb #97ec050b
@@ -255,8 +255,8 @@ def compress_command(options: argparse.Namespace) -> Answer:
     return {"run": str(folder), "model": str(folder / "compressed")} | facts(small.record)["compression"], text
 
 
-def record_of(folder: Path, trained: Trained) -> Mapping[str, object]:
-    """The record of a run's compressed model, if it was made of this one, the run's; else of this one itself."""
+def compressed_record(folder: Path) -> Mapping[str, object] | None:
+    """The record of a run's compressed model, if it was made of the one trained last; else None, and it says so."""
     if (folder / "compressed" / "model.json").is_file():
         with contextlib.suppress(DataError, KeyError, TypeError):
             record = read_description(folder / "compressed" / "model.json")["record"]
@@ -264,7 +264,7 @@ def record_of(folder: Path, trained: Trained) -> Mapping[str, object]:
                 return record
         warnings.warn(f"{folder / 'compressed'} is not of the model trained last, or damaged: it is left out; give "
                       f"autodim compress {quoted(folder)} again", stacklevel=2)
-    return trained.record
+    return None
 
 # %% ../../nbs/app/08_commands.ipynb #c0a41824
 def report_command(options: argparse.Namespace) -> Answer:
@@ -272,18 +272,27 @@ def report_command(options: argparse.Namespace) -> Answer:
     from autodim.app.page import facts, summary, write_page
 
     folder = Path(options.run)
-    path, record = Path(options.to or folder / "report.html"), record_of(folder, trained_of(folder))
+    path, trained = Path(options.to or folder / "report.html"), trained_of(folder)
+    record = compressed_record(folder) or trained.record
     write_page(record, path)
     text = f"{shell_words(summary(record))}\nThe page: {path}"
     return {"run": str(folder), "report": str(path)} | facts(record), text
 
 
 def export_command(options: argparse.Namespace) -> Answer:
-    """Write files that other libraries load, in all formats that can describe the model, or those named."""
+    """Write files that other libraries load, of the compressed model if there is one, in all formats or those named."""
     from autodim.app.export import write_exports
 
-    folder = Path(options.run)
-    files = write_exports(trained_of(folder), options.to or folder / "export", options.format or ())
+    folder, made_from = Path(options.run), Path(options.run)
+    trained = trained_of(folder)
+    if not options.uncompressed and compressed_record(folder):
+        made_from = folder / "compressed"
+        trained = load_trained(made_from)
+    try:
+        files = write_exports(trained, options.to or made_from / "export", options.format or ())
+    except ValueError as error:
+        more = " (of the model as it was trained: --uncompressed)" if made_from != folder else ""
+        raise ValueError(f"{error}{more}") from None
     sizes = {str(path): path.stat().st_size for path in files}
     return {"run": str(folder), "files": sizes}, "\n".join(f"{n:>12,} bytes  {path}" for path, n in sizes.items())
 

@@ -52,7 +52,7 @@ def are_whole(values: object) -> bool:
 # %% ../../nbs/app/04_settings.ipynb #02115749
 BACKBONES = ("MLP", "FM", "WideDeep", "DeepFM", "FFM", "AFM", "NFM", "FNN", "IPNN", "OPNN", "AutoInt", "DCN", "DCNv2",
              "xDeepFM")
-FORMATS = ("onnx", "torchrec", "fuxictr", "deepctr")
+FORMATS = ("onnx", "torchrec", "fuxictr", "deepctr", "packed")
 
 
 def is_backbone(value: object) -> bool:

@@ -116,7 +116,7 @@ def concave(points: Sequence[tuple[int, float]]) -> list[int]:
 
 # %% ../../nbs/memory/02_allocation.ipynb #48087936
 Segment = tuple[int, int, int]  # table, component, group
-TIES = ("segment", "component", "table", "all")
+TIES = ("segment", "component", "group", "table", "all")
 
 
 def units_of(offers: Sequence[Components], tied: str) -> list[list[list[Segment]]]:
@@ -128,6 +128,10 @@ def units_of(offers: Sequence[Components], tied: str) -> list[list[list[Segment]
             return [[[segment] for segment in row] for table in tables for row in table]
         case "component":
             return [[row] for table in tables for row in table]
+        case "group":  # all components of a table's rows that are in one group
+            numbers = [sorted({k for row in table for *_, k in row}) for table in tables]
+            return [[[s for row in table for s in row if s[2] == k] for k in own]
+                    for table, own in zip(tables, numbers)]
         case "table":
             return [[sum(table, [])] for table in tables]
         case "all":

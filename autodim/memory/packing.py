@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SAMPLE', 'STORED', 'LOOKUP_BYTES', 'FORMAT', 'step_of', 'quantise', 'best_step', 'bit_rows', 'packed_bits',
-           'TableHeader', 'nibbles', 'coded', 'pack_table', 'Group', 'table_groups', 'read_groups', 'chunk_sums',
-           'decoded', 'output_order', 'Part', 'Decoded', 'Coded', 'chunk_and_lists', 'PackedTables', 'pack',
-           'PackedEmbedding', 'about_packed', 'packed_from', 'save_packed', 'load_packed']
+           'TableHeader', 'nibbles', 'coded', 'pack_table', 'Group', 'table_groups', 'TableParts', 'table_parts',
+           'read_groups', 'chunk_sums', 'decoded', 'output_order', 'Part', 'Decoded', 'Coded', 'chunk_and_lists',
+           'PackedTables', 'pack', 'PackedEmbedding', 'about_packed', 'packed_from', 'save_packed', 'load_packed']
 
 # %% ../../nbs/memory/03_packing.ipynb #c5903131
 import json
@@ -152,9 +152,19 @@ def table_groups(bits: torch.Tensor, steps: torch.Tensor, mean: torch.Tensor, ba
         bit += rows * len(weights)
     return groups
 
+# %% ../../nbs/memory/03_packing.ipynb #865deaf4
+class TableParts(NamedTuple):
+    """What is stored of one table beside its codes."""
 
-def read_groups(headers: Sequence[TableHeader], tensors: Mapping[str, torch.Tensor]) -> list[list[Group]]:
-    """The groups of each table, by what is stored; DataError: headers and tensors do not fit together."""
+    bits: torch.Tensor  # of each group's components, uint8 [K, r]
+    steps: torch.Tensor  # of those above 0, in this order
+    mean: torch.Tensor  # float16 [d]
+    basis: torch.Tensor  # float16 [r, d]
+    sizes: list[int]  # rows of each group
+
+
+def table_parts(headers: Sequence[TableHeader], tensors: Mapping[str, torch.Tensor]) -> list[TableParts]:
+    """The parts of each table, on the CPU; DataError: headers and tensors do not fit together."""
     entries = sum(h.groups * h.kept for h in headers)
     bits = torch.stack([tensors["widths"] & 15, tensors["widths"] >> 4], 1).flatten()[:entries].cpu()
     wanted = {"widths": (entries + 1) // 2, "steps": int((bits > 0).sum()), "means": sum(h.width for h in headers),
@@ -165,15 +175,21 @@ def read_groups(headers: Sequence[TableHeader], tensors: Mapping[str, torch.Tens
     own = [part.view(h.groups, h.kept) for h, part in zip(headers, bits.split([h.groups * h.kept for h in headers]))]
     cuts = tensors["starts"].cpu().split([h.groups - 1 for h in headers])
     sizes = [np.diff([0, *cut.tolist(), h.rows]).tolist() for h, cut in zip(headers, cuts)]
-    codes = [sum(n * row.sum().item() for n, row in zip(*one)) for one in zip(sizes, own)]
-    if len(tensors["codes"]) != -(-sum(codes) // 8) or any(n < 0 for one in sizes for n in one):
-        raise DataError(f"packed tables: {len(tensors['codes'])} bytes of codes, expected {-(-sum(codes) // 8)}: "
-                        "damaged")
     steps = tensors["steps"].cpu().split([int((b > 0).sum()) for b in own])
     means = tensors["means"].cpu().split([h.width for h in headers])
     basis = tensors["basis"].cpu().split([h.kept * h.width for h in headers])
-    return [table_groups(b, s, m, d.view(h.kept, h.width), n, bit) for h, b, s, m, d, n, bit in
-            zip(headers, own, steps, means, basis, sizes, block_starts(codes))]
+    return [TableParts(b, s, m, d.view(h.kept, h.width), n)
+            for h, b, s, m, d, n in zip(headers, own, steps, means, basis, sizes)]
+
+
+def read_groups(headers: Sequence[TableHeader], tensors: Mapping[str, torch.Tensor]) -> list[list[Group]]:
+    """The groups of each table, by what is stored; DataError: headers and tensors do not fit together."""
+    parts = table_parts(headers, tensors)
+    codes = [sum(n * row.sum().item() for n, row in zip(p.sizes, p.bits)) for p in parts]
+    if len(tensors["codes"]) != -(-sum(codes) // 8) or any(n < 0 for p in parts for n in p.sizes):
+        raise DataError(f"packed tables: {len(tensors['codes'])} bytes of codes, expected {-(-sum(codes) // 8)}: "
+                        "damaged")
+    return [table_groups(*p, bit) for p, bit in zip(parts, block_starts(codes))]
 
 # %% ../../nbs/memory/03_packing.ipynb #5887bba5
 def chunk_sums(group: Group, chunk: int) -> torch.Tensor:
