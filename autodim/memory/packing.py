@@ -205,7 +205,8 @@ def decoded(group: Group, codes: np.ndarray) -> torch.Tensor:
     """All vectors of a group, by bytes of codes that its bits lie in: float32 [rows, d]."""
     n = group.rows * len(group.weights)
     bits = np.unpackbits(codes[group.bit // 8 : -(-(group.bit + n) // 8)], bitorder="little")[group.bit % 8 :][:n]
-    return (group.constant + torch.from_numpy(bits.reshape(group.rows, len(group.weights))).double() @ group.weights).float()
+    bits = torch.from_numpy(bits.reshape(group.rows, len(group.weights)))
+    return (group.constant + bits.double() @ group.weights).float()
 
 
 def output_order(headers: Sequence[TableHeader], laid: Sequence[int]) -> torch.Tensor:
