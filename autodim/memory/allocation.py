@@ -57,13 +57,14 @@ PULL = 100  # rows of the whole field that are added to those of each group
 def components(s: Sensitivity, basis: Spectrum | None = None) -> Components:
     """A table's components in a basis, its spectrum if there is none given, with the score of each in each group."""
     basis = basis or spectrum(s.covariance(), s.curvature())
-    mean, of_ids, seen, sampled = s.mean(), s.groups.of_ids(), max(1, int(s.counts.sum())), s.rows.sum()
+    mean, of_ids, seen, sampled = s.mean(), s.groups.of_ids(), s.seen(), s.rows.sum()
     mass = torch.zeros(len(s.groups.starts)).double()  # q of each group [K]
     power = torch.zeros(len(mass), basis.encode.shape[1]).double()
     for rows, e in s.table.pieces():
         weights = s.counts[rows].double() / seen
         mass.index_add_(0, of_ids[rows], weights)
         power.index_add_(0, of_ids[rows], ((e - mean) @ basis.encode).square() * weights.unsqueeze(1))
+    mass, power = s.total(mass), s.total(power)
     variance = power / mass.clamp_min(1e-300).unsqueeze(1)  # [K, r]
     curvature = (s.gradients.sum(0) + PULL * s.curvature()) / (sampled * mass + PULL).view(-1, 1, 1)  # [K, d, d]
     dear = torch.einsum("jd,kde,je->kj", basis.decode, curvature, basis.decode)
@@ -115,7 +116,7 @@ def concave(points: Sequence[tuple[int, float]]) -> list[int]:
 
 # %% ../../nbs/memory/02_allocation.ipynb #48087936
 Segment = tuple[int, int, int]  # table, component, group
-TIES = ("segment", "component", "table", "all")
+TIES = ("segment", "component", "group", "table", "all")
 
 
 def units_of(offers: Sequence[Components], tied: str) -> list[list[list[Segment]]]:
@@ -127,6 +128,10 @@ def units_of(offers: Sequence[Components], tied: str) -> list[list[list[Segment]
             return [[[segment] for segment in row] for table in tables for row in table]
         case "component":
             return [[row] for table in tables for row in table]
+        case "group":  # all components of a table's rows that are in one group
+            numbers = [sorted({k for row in table for *_, k in row}) for table in tables]
+            return [[[s for row in table for s in row if s[2] == k] for k in own]
+                    for table, own in zip(tables, numbers)]
         case "table":
             return [[sum(table, [])] for table in tables]
         case "all":

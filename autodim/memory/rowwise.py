@@ -91,8 +91,8 @@ def best_formats(offers: Sequence[Components], counts: Sequence[torch.Tensor], m
         cost[m, : len(own)] = [stored_bytes(c, form) for form in own]
     least = int(np.where(np.isfinite(score), cost, np.inf).min(1).sum())
     if not max_bytes >= least:
-        raise ValueError(f"a budget of {max_bytes:,.0f} bytes is too small: tables of FBGEMM's smallest rows, 4 numbers "
-                         f"of 2 bits, take {least:,}")
+        raise ValueError(f"a budget of {max_bytes:,.0f} bytes is too small: tables of FBGEMM's smallest rows, 4 "
+                         f"numbers of 2 bits, take {least:,}")
     chosen = knapsack(score, cost.astype(np.int64), int(min(max_bytes, 2**60)))
     return [own[n] for own, n in zip(forms, chosen)]
 

@@ -41,32 +41,36 @@ def tally(claims: pd.DataFrame) -> str:
     return (f"Of {len(claims)} claims put to a test, {n.get('reproduced', 0)} are reproduced, "
             f"{n.get('not reproduced', 0)} are not, and {n.get('inconclusive', 0)} stay inconclusive")
 
-# %% ../../nbs/study/11_front.ipynb #c3f5d547
+# %% ../../nbs/study/11_front.ipynb #92c4e85e
 def packed(rows: pd.DataFrame, backbone: str = "MLP", max_loss: float = 0.1) -> pd.Series:
     """Tables packed for a tolerated loss, of `results/compression.csv`: means over seeds, each against itself unpacked.
 
     Returns:
-        seeds, times (smaller), share of the bytes, and the change of test AUC in points: points, low, high.
+        seeds, times (smaller), share of the bytes, the change of test AUC in points: points, low, high; and `sure`,
+        whether the loss is tolerated by the upper end of its interval, the default: else by its estimate.
     """
     config = pd.DataFrame(rows.config.map(json.loads).tolist(), rows.index)
-    rows = rows[config.backbone == backbone].assign(max_loss=config.get("max_loss"))
+    rows = rows.assign(max_loss=config.get("max_loss"), sure=config.get("sure", False))[config.backbone == backbone]
     before = rows[rows.name == "uncompressed"].set_index("seed").test_auc
     made = rows[(rows.name == "ours, least bytes") & (rows.max_loss == max_loss)].set_index("seed")
+    sure = made.sure.eq(True)
+    made = made[sure] if sure.any() else made
     points = 100 * (made.test_auc - before).dropna()
     half, mean, share = half_width(points), points.mean(), made.share.mean()
     return pd.Series({"seeds": len(points), "times": 1 / share, "share": share, "points": mean, "low": mean - half,
-                      "high": mean + half})
+                      "high": mean + half, "sure": bool(sure.any())})
 
-# %% ../../nbs/study/11_front.ipynb #6a6f438a
+# %% ../../nbs/study/11_front.ipynb #34373430
 def came_out(claims: pd.DataFrame, compression: pd.DataFrame, folder: str = "") -> str:
     """The three bullets of the front pages as Markdown; the experiments' notebooks stand in `folder`."""
     paper, p = paper_table("III", "movielens-1m"), packed(compression)
     reported = paper[(paper["item"] == "AutoDim") & (paper.quantity == "Space %")].value.item()
     kept = "within" if -p.points <= 0.1 else "more than"
+    by = " by the upper end of its interval" if p.sure else ""
     worth = "AutoDim's dimensions are worth more than a uniform one of equal Space"
     lines = [
-        f"**Packing a trained model's tables saves most.** Allowed to lose 0.1 points of validation AUC, they shrink "
-        f"{p.times:.1f} times; the test AUC changes by {figure(p.points, p.low, p.high)} points, {kept} what was asked "
+        f"**Packing a trained model's tables saves most.** Allowed to lose 0.1 points of validation AUC{by}, they "
+        f"shrink {p.times:.1f} times; the test AUC changes by {figure(p.points, p.low, p.high)} points, {kept} what was asked "
         f"({p.seeds:.0f} seeds, [compression]({folder}exp_compression.ipynb)).",
         f"**A search of dimensions saves less.** It keeps {claimed(claims, 'AutoDim saves space', 0, '')} % of the "
         f"widest tables' parameters (the paper: {reported:.0f}) and changes the AUC by "
