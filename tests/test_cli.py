@@ -414,6 +414,37 @@ def test_an_exported_packed_model_serves_without_pytorch_as_its_readme_says(copy
         vocabulary_to_dict(v) for v in load(copy / "compressed").trained_.vocabularies]
 
 
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load(folder).model_.state_dict()
+
+
+def test_recalibrated_tables_stay_and_the_layers_are_served_from_every_file(copy):
+    """The plan and the tables are those of the budget alone; the same plan gives the same model; ONNX agrees."""
+    plain = json.loads(call("compress", copy, "--max-space", 0.2, "--json")[1])
+    folder, before = copy / "compressed", weights(copy / "compressed")
+    plan = json.loads((folder / "plan.json").read_text())
+    code, out, err = call("compress", copy, "--max-space", 0.2, "--recalibrate", "--json", "--quiet")
+    found, after, tuned = json.loads(out), weights(folder), json.loads((folder / "plan.json").read_text())
+    assert code == 0 and err == "" and found["bytes"] == plain["bytes"]
+    assert (plain["recalibrated"], found["recalibrated"]) == (None, True)
+    assert (plan["recalibrated"], tuned["recalibrated"]) == (False, True) and plan["bits"] == tuned["bits"]
+    assert {n.split(".")[0] for n, t in after.items() if not torch.equal(t, before[n])} == {"backbone"}
+    mine = shutil.copy(folder / "plan.json", copy / "mine.json")
+    code, out, _ = call("compress", copy, "--plan", mine, "--recalibrate", "--quiet")
+    assert code == 0 and "have learnt to live with the packed ones" in out
+    assert all(torch.equal(t, after[n]) for n, t in weights(folder).items())
+    assert call("export", copy, "--quiet")[0] == 0
+    example = json.loads((folder / "export" / "example.json").read_text())["rows"]
+    frame = pd.DataFrame([row["row"] for row in example])
+    np.testing.assert_allclose([row["probability"] for row in example], load(folder).predict_proba(frame)[:, 1], atol=1e-6)
+    session = onnxruntime.InferenceSession(folder / "export" / "model.onnx")
+    outputs = session.run(None, {session.get_inputs()[0].name: np.array([row["ids"] for row in example], dtype=np.int64)})
+    np.testing.assert_allclose(outputs[0].ravel(), [row["probability"] for row in example], atol=1e-5)
+    code, out, err = call("compress", copy, "--max-loss", 30, "--recalibrate", "--json", "--quiet")
+    promised = json.loads(out)
+    assert code == 0 and promised["val"]["high"] <= 30 and promised["recalibrated"] is not None
+
+
 def test_files_of_a_run(trained):
     run, model = json.loads((trained / "run.json").read_text()), load(trained / "model")
     assert json.loads((trained / "dims.json").read_text()) == model.dims_ == dict(model.dims_)

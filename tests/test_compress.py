@@ -19,7 +19,9 @@ from autodim.memory.compress import (
     Compression, Compressor, apply_plan, compress, least_bytes, plan_record, read_plan, renumbered_ids,
     renumbered_vocabularies, with_tables, write_plan,
 )  # fmt: skip
+from autodim.memory import recalibrate as module
 from autodim.memory.packing import load_packed, save_packed
+from autodim.memory.recalibrate import Recalibration, least_recalibrated
 from autodim.memory.sensitivity import frequency_groups
 from autodim.method.backbones import BACKBONES, Network
 from autodim.method.metrics import auc, evaluate, predict
@@ -233,3 +235,41 @@ def test_vocabularies_give_the_new_ids_and_are_written_and_read_as_ever(column):
     assert vocabulary_from_dict(vocabulary_to_dict(new)).encode(column).tolist() == new.encode(column).tolist()
     unseen = pd.Series(["never"] if column.dtype == object else [77], name="f")
     assert new.encode(unseen).tolist() == [0]
+
+
+# ---------------------------------------------------------------- recalibrated
+
+QUICK = Recalibration(batch_size=30, lr=1e-3)
+
+
+def test_recalibrated_the_fewest_bytes_keep_the_promise_with_other_layers_and_the_same_tables(trained, monkeypatch):
+    """Fewer bytes than without, by the validation rows' own AUC, after at most six passes; the seed says what comes."""
+    data, model = trained
+    c, passes, real = Compressor(model, data, Compression(sure=True)), [], module.recalibrate
+    monkeypatch.setattr(module, "recalibrate", lambda *given: passes.append(0) or real(*given))
+    first, before = least_bytes(c, 0.1), {n: t.clone() for n, t in model.state_dict().items()}
+    found = least_recalibrated(c, 0.1, data, QUICK)
+    assert found.recalibrated and not first.recalibrated and len(passes) <= 6
+    assert found.bytes == sum(m.nbytes() for m in found.modules.values()) < first.bytes
+    after = evaluate(found.model, Part(renumbered_ids(data.val.ids, found.groups), data.val.labels))
+    assert found.after == after and 100 * (evaluate(model, data.val).auc - after.auc) <= found.interval()[1] <= 0.1
+    packed = apply_plan(c, found.plan).model.state_dict()
+    assert packed.keys() == found.model.state_dict().keys()
+    for name, t in found.model.state_dict().items():
+        still = name.startswith("embedding.") or "running" in name or "num_batches" in name
+        assert torch.equal(t, packed[name]) == still, name
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+    again, other = (least_recalibrated(c, 0.1, data, QUICK, Runtime(seed, progress=False)) for seed in (0, 1))
+    states = [m.model.state_dict() for m in (found, again, other)]
+    assert all(torch.equal(t, states[1][n]) for n, t in states[0].items()) and again.bytes == found.bytes
+    assert any(t.shape != states[2][n].shape or not torch.equal(t, states[2][n]) for n, t in states[0].items())
+
+
+def test_recalibration_that_saves_nothing_leaves_the_answer_without_it(trained, monkeypatch):
+    """A pass that makes the model worse at every budget: what `least_bytes` found stays, its layers too."""
+    data, model = trained
+    c = Compressor(model, data, Compression(sure=True))
+    monkeypatch.setattr(module, "recalibrate", lambda c, made, *_: replace(
+        made, after=made.after._replace(auc=made.after.auc - 0.2), recalibrated=True))
+    found, first = least_recalibrated(c, 0.1, data, QUICK), least_bytes(c, 0.1)
+    assert not found.recalibrated and found.bytes == first.bytes and found.after == first.after

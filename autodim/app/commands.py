@@ -242,7 +242,8 @@ def compress_command(options: argparse.Namespace) -> Answer:
     with read_with_care():
         then, device = settings_from_dict(trained.record["settings"]), read_run(folder)["settings"]["device"]
     dims_only = {"max_bytes": None, "max_space": None, "max_loss": None, "packed": "plan" not in limits}
-    settings = replace(then, device=device, **dims_only | changed)
+    shown = not options.quiet and sys.stderr.isatty()
+    settings = replace(then, device=device, progress=shown, **dims_only | changed)
     check_settings(settings)
     if (folder / "model" / "judged").is_dir():
         trained = replace(trained, judged=load_trained(folder / "model" / "judged").model)

@@ -233,12 +233,16 @@ def compression_words(record: Record) -> list[str]:
     value = percent(value) if name == "max_space" else value
     sure = " by the upper end of the interval" * (name == "max_loss" and found["sure"])
     whole = [bytes_text(size + found["network"]) for size in (found["full_bytes"], found["bytes"])]
+    tuned = {True: " Its layers behind the tables have learnt to live with the packed ones.",
+             False: " To recalibrate the layers behind the tables would have saved nothing: they are as they were."}.get(
+                 found.get("recalibrated"), "")
     return [f"{times:.1f} times smaller tables, AUC changed by {mean} [{known}]: {bytes_text(found['bytes'])} in place "
             f"of {bytes_text(found['full_bytes'])}, on the test rows {change['after']:.4f} in place of "
             f"{change['before']:.4f}.",
             f"Asked for was {by[name].format(value)}{sure}. On the validation rows, which choose, the AUC changed "
             + f"by {0 - val['loss']:+.3f} points (hundredths){interval}.".replace("-", "−")
-            + f" With its network the model has {whole[1]} in place of {whole[0]}.",
+            + f" With its network the model has {whole[1]} in place of {whole[0]}."
+            + tuned,
             "What follows is of the model before its tables were packed, but for the probabilities."]
 
 
@@ -558,7 +562,8 @@ SECTIONS = """
 {% if record.compression is defined %}<section><h2>Packed tables</h2>
 <div class="pictures">{% call picture("bytes") %}The tables packed after training, within one budget after another, in
 bits where they are worth most, beside the same number of bits for all and models of one dimension. On the validation
-rows; the ring is what was chosen. Bytes are of all that a lookup reads: codes, steps, means, rotations and
+rows; the ring is what was chosen{% if record.compression.get("recalibrated") %}, recalibrated, which the
+lines are not{% endif %}. Bytes are of all that a lookup reads: codes, steps, means, rotations and
 offsets of groups.{% endcall %}
 {{ table(["tables", "size", "validation AUC"], budgets_packed) }}</div></section>
 {% endif %}

@@ -197,6 +197,9 @@ class MethodSettings:
     sure: Annotated[bool, Setting(
         "max_loss holds for the upper end of the loss's interval, and not for its estimate alone",
         TRUTH, "compress")] = True
+    recalibrate: Annotated[bool, Setting(
+        "after packing, the layers behind the tables learn for a pass to live with them; seconds become a pass over "
+        "the training rows for a budget or a plan, up to six for max_loss", TRUTH, "compress")] = False
     packed: Annotated[bool, Setting(
         "max_space and max_bytes budget bit-packed tables, made after training, whose dimensions are as alpha says; "
         "without, they budget float32 tables, and choose dimensions", TRUTH)] = False

@@ -7,8 +7,8 @@ __all__ = ['SHORT', 'FAST', 'SMALL', 'SMALL_DROPOUT', 'ALPHA_STEPS', 'ALPHA_TRAV
            'default_repeats', 'default_batch_size', 'default_tau_decay', 'default_f', 'default_alpha_lr',
            'default_dropout', 'fitted_settings', 'network_of', 'runtime_of', 'warn_of_few_steps', 'check_budget',
            'choose_dims', 'search_config', 'search_step', 'finished_search', 'tidy_search', 'curve_of', 'calibrated',
-           'beside', 'all_rows', 'refitted', 'train_step', 'compressed_within', 'along_budgets', 'auc_change',
-           'compression_record', 'packed_refit', 'compress_step']
+           'beside', 'all_rows', 'refitted', 'train_step', 'packed_by', 'recalibration_of', 'compressed_within',
+           'along_budgets', 'auc_change', 'compression_record', 'packed_refit', 'compress_step']
 
 # %% ../../nbs/app/05_steps.ipynb #672f5c13
 import math
@@ -35,6 +35,7 @@ from autodim.memory.compress import (
     Compressed, Compression, Compressor, apply_plan, least_bytes, plan_record, read_plan, renumbered_ids,
     smallest_budget,
 )  # fmt: skip
+from ..memory.recalibrate import Recalibration, least_recalibrated, recalibrate
 from ..method.backbones import Network
 from ..method.calibration import calibration_record, platt
 from ..method.choice import Choice
@@ -270,13 +271,28 @@ BITS = (1, 2, 4, 8)  # of every number, for comparison
 SMALLEST, POINTS = 1 / 24, 7  # of the budgets that are compared: the least, as a share of that with all bits; so many
 
 
-def compressed_within(c: Compressor, s: Settings, plan: str | Path | None = None, widest: int = 0) -> Compressed:
+def packed_by(c: Compressor, data: Data, s: Settings, bits: Sequence[torch.Tensor]) -> Compressed:
+    """The compressor's model packed in these bits; with `recalibrate` its other weights have learnt to live with it."""
+    made = apply_plan(c, bits)
+    return recalibrate(c, made, data, *recalibration_of(s, data)) if s.recalibrate else made
+
+
+def recalibration_of(s: Settings, data: Data) -> tuple[Recalibration, Runtime]:
+    """How a model of these data is recalibrated, in batches that fit them, and with which seed."""
+    return Recalibration(batch_size=default_batch_size(len(data.train.labels))), runtime_of(s)
+
+
+def compressed_within(
+    c: Compressor, data: Data, s: Settings, plan: str | Path | None = None, widest: int = 0
+) -> Compressed:  # fmt: skip
     """The compressor's model by a plan, else by the limit of the settings, which may be a share of `widest` bytes."""
     if plan is not None:
-        return apply_plan(c, read_plan(plan, c.offers))
+        return packed_by(c, data, s, read_plan(plan, c.offers))
+    if s.max_loss is not None and s.recalibrate:
+        return least_recalibrated(c, s.max_loss, data, *recalibration_of(s, data))
     if s.max_loss is not None:
         return least_bytes(c, s.max_loss)
-    return apply_plan(c, c.within(s.max_bytes if s.max_space is None else s.max_space * widest))
+    return packed_by(c, data, s, c.within(s.max_bytes if s.max_space is None else s.max_space * widest))
 
 
 def along_budgets(c: Compressor) -> dict[str, list[dict[str, float]]]:
@@ -305,24 +321,29 @@ def compression_record(c: Compressor, found: Compressed, settings: Settings, nam
     total = sum(t.nbytes for t in found.model.state_dict().values())
     finite = {"low": low, "high": high} if math.isfinite(low) else {"low": None, "high": None}
     return {"asked": dict(named), "sure": settings.sure, "bytes": found.bytes, "full_bytes": found.full_bytes,
+            "recalibrated": found.recalibrated if settings.recalibrate else None,
             "network": total - found.bytes, "predicted": found.predicted,
             "val": {"before": found.before.auc, "after": found.after.auc, "loss": found.loss, **finite},
             "curve": along_budgets(c), "plan": plan_record(found.plan, c.offers)}
 
 
 def packed_refit(
-    trained: Trained, c: Compressor, data: Data, within: Callable[[Compressor], Compressed], plan: str | Path | None
+    trained: Trained, c: Compressor, s: Settings, data: Data,
+    within: Callable[[Compressor, Data], Compressed], plan: str | Path | None,
 ) -> tuple[Compressed, Compressed, Compressor]:  # fmt: skip
     """The model that is judged, packed; the one that learnt from all rows, packed into as many bytes; and by what.
 
     Where there is a plan, it is of the tables that are kept, and the bytes that these take are the other's budget.
+    What was recalibrated of one is so of the other, each on the rows that it learnt from.
     """
-    kept = Compressor(trained.model.to(c.before.device), all_rows(data))
+    everything = all_rows(data)
+    kept = Compressor(trained.model.to(c.before.device), everything)
     if plan is not None:
-        final = within(kept)
-        return apply_plan(c, c.within(max(final.bytes, least_packed(c.offers)))), final, kept
-    found = within(c)
-    return found, apply_plan(kept, kept.within(max(found.bytes, least_packed(kept.offers)))), kept
+        final = within(kept, everything)
+        return packed_by(c, data, s, c.within(max(final.bytes, least_packed(c.offers)))), final, kept
+    found = within(c, data)
+    bits = kept.within(max(found.bytes, least_packed(kept.offers)))
+    return found, packed_by(kept, everything, replace(s, recalibrate=found.recalibrated), bits), kept
 
 
 def compress_step(
@@ -339,12 +360,13 @@ def compress_step(
     within = partial(compressed_within, s=s, plan=plan,
                      widest=4 * max(s.dims) * sum(network.table_rows(data.cardinalities)))
     if trained.judged is None:
-        found = kept = within(by := c)
+        found = kept = within(by := c, data)
     else:
-        found, kept, by = packed_refit(trained, c, data, within, plan)
+        found, kept, by = packed_refit(trained, c, s, data, within, plan)
     named = {"plan": str(plan)} if plan else {k: v for k, v in limits.items() if v is not None}
     about = compression_record(c, found, s, named)
-    about |= {"bytes": kept.bytes, "plan": plan_record(kept.plan, by.offers)}
+    about |= {"bytes": kept.bytes,
+              "plan": plan_record(kept.plan, by.offers) | {"recalibrated": kept.recalibrated}}
     parts = {"val": data.val, "test": data.test}
     labels = {name: part.labels.cpu().numpy() for name, part in parts.items()}
     after = {name: predict(found.model, Part(renumbered_ids(part.ids, found.groups), part.labels)).cpu().numpy()

@@ -190,6 +190,7 @@ class Compressed(Judged):
     before: Metrics  # of the validation rows
     after: Metrics
     error: float  # see `Judged`
+    recalibrated: bool = False  # whether its other weights have learnt to live with these tables; see `recalibrate`
 
 # %% ../../nbs/memory/04_compress.ipynb #cb903c83
 def with_tables(model: nn.Module, modules: Mapping[str, PackedTables]) -> nn.Module:
