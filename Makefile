@@ -78,6 +78,7 @@ site: setup  ## the site in _site/, with Quarto
 	@command -v quarto >/dev/null || \
 	  { echo "The site needs Quarto: https://quarto.org/docs/get-started/ (without it: make preview)" >&2; exit 1; }
 	QUARTO_PYTHON=$(abspath $(BIN)/python) quarto render
+	@$(BIN)/pytest --quiet tests/test_site.py -k of_quarto
 
 preview: setup  ## the same pages in _preview/, without Quarto
 	@$(BIN)/python scripts/preview.py

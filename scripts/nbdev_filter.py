@@ -24,9 +24,11 @@ from nbdev.process import NBProcessor, Processor
 from nbdev.processors import (clean_magics, filter_stream_, hide_, hide_line, populate_language, rm_header_dash,
                               strip_ansi, strip_hidden_metadata)
 
+import autodim
+
 ROOT = Path(__file__).resolve().parents[1]
 EXPORTS = {"export", "exports", "exporti"}
-WORDS = {"fit", "torchrun"}  # also a method and a program: not linked
+WORDS = {"random_state"}  # also an argument
 # what is no prose: blocks of code, headings, quotes, links and pictures, code in two backticks, formulas, tags
 FIXED = r"(?ms)^```.*?^```|^[#>].*?$|!?\[[^\]]*\]\([^)]*\)|``.*?``|\$\$.*?\$\$|\$[^$\n]+\$|<[^>\n]+>"
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -137,10 +139,17 @@ def definitions() -> dict[str, str]:
             if count[name] == 1 and name not in WORDS and not name.startswith("_")}
 
 
+def place_of(name: str) -> str | None:
+    """Where a name in backticks is defined; of plain words, `f()` and what the package itself offers: others are columns."""
+    bare = name.removesuffix("()")
+    plain_word = re.fullmatch("[a-z]+", name) and name not in autodim.__all__
+    return None if plain_word else definitions().get(bare)
+
+
 def link_names(cell):
     """Link names in backticks to their definitions; headings, code and what is linked already stay as they are."""
     def link(match):
-        place = definitions().get((match["name"] or "").removesuffix("()"))
+        place = place_of(match["name"] or "")
         return f"[`{match['name']}`]({place})" if place else match[0]
 
     if cell.cell_type == "markdown":

@@ -131,13 +131,13 @@ def test_the_interval_covers_the_differences_of_other_rows(trained):
 
 
 def test_two_processes_find_the_plan_of_one(root):
-    """Each looks at half of the sample's rows, and their sums are added up."""
+    """Each looks at half of the sample's rows, and their sums are added up; then each has half of each table's rows."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, root / "tests" / "compress_job.py"], capture_output=True, text=True,
                           env=environment, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert sorted(done.stdout.splitlines()) == [f"process {rank} of 2: the same plan" for rank in (0, 1)]
+    assert sorted(done.stdout.splitlines()) == [f"process {rank} of 2: the same plan and rows" for rank in (0, 1)]
 
 
 # ---------------------------------------------------------------- files

@@ -499,6 +499,24 @@ def test_a_budget_alone_still_chooses_dimensions_and_max_loss_packs_what_it_chos
     assert found["val"]["high"] <= 20 and found["bytes"] < found["full_bytes"] == plain.record_["outcomes"][0]["bytes"]
 
 
+@pytest.mark.filterwarnings("ignore:column .* none of its")
+def test_a_value_that_training_never_saw_is_predicted_by_the_mean_of_its_field():
+    """As by the model that is not packed, with the mean of the training rows' vectors in the place of id 0."""
+    settings = SMALL | {"rivals": False, "min_count": 1, "calibrate": False}
+    plain = AutoDim(**settings).fit(MANY, label="click")
+    small = AutoDim(**settings, packed=True, max_bytes=100_000).fit(MANY, label="click")
+    data = prepare(MANY, "click", *table_options(plain)).data
+    for stacked in plain.model_.embedding.tables:
+        for m, start in zip(stacked.fields.tolist(), stacked.offsets.tolist()):
+            ids = data.train.ids[:, m].long()
+            assert ids.min() > 0
+            stacked.weight.data[start] = stacked.weight.data[start + ids].mean(0)
+    rows = MANY.drop(columns="click").head(20).astype(object)
+    for column in rows.select_dtypes(object).columns:
+        new = rows.assign(**{column: "never seen" if isinstance(rows[column].iloc[0], str) else 10**9})
+        np.testing.assert_allclose(small.decision_function(new), plain.decision_function(new), atol=0.02)
+
+
 def test_packed_tables_are_calibrated_by_their_own_scores():
     model = AutoDim(**SMALL | {"rivals": False}, packed=True, max_bytes=150).fit(MANY, label="click")
     data = prepare(MANY, "click").data

@@ -134,11 +134,11 @@ def test_quarto_gets_a_pictures_own_words():
 
 
 def test_names_are_linked_to_their_definitions():
-    text = ("# `auc`\n\n`auc` and `auc()`, not `auc(x)`, `no_such_name`, [`auc`](x.html) or `fit`\n\n"
-            "```python\n`auc`\n```\n")
+    text = ("# `auc()`\n\n`auc_error` and `auc()`, not `auc`, `auc(x)`, `no_such_name` or [`auc()`](x.html)\n\n"
+            "```python\n`auc()`\n```\n")
     [made] = for_quarto(cell("markdown", text))
-    place = "/nbs/method/05_metrics.ipynb#auc"
-    linked = text.replace("\n\n`auc` and `auc()`", f"\n\n[`auc`]({place}) and [`auc()`]({place})")
+    page = "/nbs/method/05_metrics.ipynb"
+    linked = text.replace("`auc_error` and `auc()`", f"[`auc_error`]({page}#auc_error) and [`auc()`]({page}#auc)")
     assert "".join(made["source"]) == linked
 
 

@@ -373,6 +373,12 @@ def draw_curve(record: Record) -> "Figure":
 # %% ../../nbs/app/02_page.ipynb #f42663b1
 def draw_bytes(record: Record) -> "Figure":
     """Validation AUC against bytes of tables: as trained, uniform dimensions, uniform bits, ours along the budget."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    def tick(count: float, _: int) -> str:
+        number, unit = bytes_text(count).split()
+        return f"{float(number):g} {unit}"
+
     figure, found, drawn = new_figure(), record["compression"], {}
     ax = figure.subplots()
     lines = {"uniform bits": "s:", "ours": "o-"}
@@ -388,6 +394,10 @@ def draw_bytes(record: Record) -> "Figure":
     drawn["chosen"] = ax.scatter(found["bytes"], found["val"]["after"], s=110, marker="o", facecolors="none",
                                  edgecolors="#d55e00", linewidths=2, zorder=4)
     ax.set(xscale="log", xlabel="bytes of the tables", ylabel="AUC on validation rows")
+    low, high = ax.get_xlim()
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 80 * low else (1,)))
+    ax.xaxis.set_major_formatter(FuncFormatter(tick))
+    ax.xaxis.set_minor_formatter(NullFormatter())
     return with_legend(figure, list(drawn.values()), list(drawn))
 
 # %% ../../nbs/app/02_page.ipynb #e6396223

@@ -57,13 +57,14 @@ PULL = 100  # rows of the whole field that are added to those of each group
 def components(s: Sensitivity, basis: Spectrum | None = None) -> Components:
     """A table's components in a basis, its spectrum if there is none given, with the score of each in each group."""
     basis = basis or spectrum(s.covariance(), s.curvature())
-    mean, of_ids, seen, sampled = s.mean(), s.groups.of_ids(), max(1, int(s.counts.sum())), s.rows.sum()
+    mean, of_ids, seen, sampled = s.mean(), s.groups.of_ids(), s.seen(), s.rows.sum()
     mass = torch.zeros(len(s.groups.starts)).double()  # q of each group [K]
     power = torch.zeros(len(mass), basis.encode.shape[1]).double()
     for rows, e in s.table.pieces():
         weights = s.counts[rows].double() / seen
         mass.index_add_(0, of_ids[rows], weights)
         power.index_add_(0, of_ids[rows], ((e - mean) @ basis.encode).square() * weights.unsqueeze(1))
+    mass, power = s.total(mass), s.total(power)
     variance = power / mass.clamp_min(1e-300).unsqueeze(1)  # [K, r]
     curvature = (s.gradients.sum(0) + PULL * s.curvature()) / (sampled * mass + PULL).view(-1, 1, 1)  # [K, d, d]
     dear = torch.einsum("jd,kde,je->kj", basis.decode, curvature, basis.decode)

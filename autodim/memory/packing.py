@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from ..data.files import DataError, write_bytes
 from .allocation import Components, gaussian_quantiser
 from ..method.lookup import block_starts
+from ..training.distributed import Processes
 
 # %% ../../nbs/memory/03_packing.ipynb #98209480
 def step_of(code: int | torch.Tensor) -> torch.Tensor:
@@ -97,7 +98,7 @@ SAMPLE = 4096  # values of a group, at most, that its steps are chosen by
 
 
 def pack_table(
-    c: Components, plan: torch.Tensor, counts: torch.Tensor
+    c: Components, plan: torch.Tensor, counts: torch.Tensor, shards: Processes = Processes()
 ) -> tuple[TableHeader, Iterator[np.ndarray], dict[str, torch.Tensor]]:  # fmt: skip
     """A table's header, its pieces of bits, and its widths, steps, mean, basis and starts, to be laid end to end."""
     kept = (plan > 0).any(1)
@@ -106,11 +107,16 @@ def pack_table(
     bits, steps = plan[kept], torch.zeros(plan[kept].shape, dtype=torch.uint8)
     weight = c.table.module.weight.detach()[c.table.rows, c.table.columns]
     for k, rows in enumerate(c.groups.order.split(c.groups.sizes().tolist())):
-        n = min(SAMPLE, len(rows))
-        some = rows[torch.arange(n) * len(rows) // n]
+        n = min(SAMPLE // shards.size, len(rows))
+        some = rows[torch.arange(n) * len(rows) // max(1, n)]
         y = (weight[some.to(weight.device)].cpu().double() - c.mean) @ c.encode
+        weights = counts[some]
+        if shards.size > 1:  # values of all shards choose the steps
+            room = (0, SAMPLE // shards.size - n)
+            y = shards.stack(F.pad(y, (0, 0, *room))).flatten(0, 1)
+            weights = shards.stack(F.pad(weights.double(), room)).flatten()
         for j in bits[:, k].nonzero().flatten().tolist():
-            steps[j, k] = best_step(y[:, j], counts[some], int(bits[j, k]))
+            steps[j, k] = best_step(y[:, j], weights, int(bits[j, k]))
     header = TableHeader(c.table.name, c.table.field, len(c.groups.order), len(c.mean), len(c.groups.starts),
                          len(bits), (c.table.columns.start or 0, c.table.columns.step or 1))
     halves = c.mean.half(), c.decode.half().flatten()
@@ -199,7 +205,8 @@ def decoded(group: Group, codes: np.ndarray) -> torch.Tensor:
     """All vectors of a group, by bytes of codes that its bits lie in: float32 [rows, d]."""
     n = group.rows * len(group.weights)
     bits = np.unpackbits(codes[group.bit // 8 : -(-(group.bit + n) // 8)], bitorder="little")[group.bit % 8 :][:n]
-    return (group.constant + torch.from_numpy(bits.reshape(group.rows, -1)).double() @ group.weights).float()
+    bits = torch.from_numpy(bits.reshape(group.rows, len(group.weights)))
+    return (group.constant + bits.double() @ group.weights).float()
 
 
 def output_order(headers: Sequence[TableHeader], laid: Sequence[int]) -> torch.Tensor:
@@ -361,15 +368,16 @@ class PackedTables(nn.Module):
 # %% ../../nbs/memory/03_packing.ipynb #bd4e67d9
 def pack(
     offers: Sequence[Components], plan: Sequence[torch.Tensor], counts: Sequence[torch.Tensor],
-    renumbered: bool = True,
+    renumbered: bool = True, shards: Processes = Processes(),
 ) -> PackedTables:  # fmt: skip
     """Pack the tables of one embedding module by a plan of bits, uint8 [r, K] for each.
 
     Args:
         counts: how often training has each value [v], by table.
         renumbered: ids are places in the order of each field's groups; else the place of each id is stored.
+        shards: processes that have a part of the rows each, with `groups` and `counts` of them, and use the same steps.
     """
-    headers, bits, parts = zip(*(pack_table(*one) for one in zip(offers, plan, counts, strict=True)))
+    headers, bits, parts = zip(*(pack_table(*one, shards) for one in zip(offers, plan, counts, strict=True)))
     tensors = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
     tensors["widths"] = nibbles(tensors["widths"])
     tensors["codes"] = packed_bits(piece for pieces in bits for piece in pieces)

@@ -80,6 +80,12 @@ class Groups(NamedTuple):
         numbers = torch.arange(len(self.starts)).repeat_interleave(self.sizes())
         return numbers[self.order.argsort()]
 
+    def part(self, rows: slice) -> "Groups":
+        """The groups of a run of ids, a shard of the table, counted from its first one; some may be empty."""
+        own = self.order[(self.order >= rows.start) & (self.order < rows.stop)] - rows.start
+        sizes = torch.bincount(self.of_ids()[rows], minlength=len(self.starts))
+        return Groups(own, tuple((sizes.cumsum(0) - sizes).tolist()))
+
 
 def frequency_groups(counts: torch.Tensor, n: int = 16, least: int = 8, pinned: Sequence[int] = (0,)) -> Groups:
     """Cut the ids [v] by their `counts` in training rows into at most `n` groups of nearly equal numbers of values.
@@ -145,18 +151,27 @@ class Sensitivity:
     groups: Groups
     gradients: torch.Tensor  # sums over rows of p(1-p) g gᵀ [8, K, d, d]
     rows: torch.Tensor  # of each block [8]
+    shards: Processes = Processes()  # that hold a part of the table's rows each, with `counts` and `groups` of them
+
+    def total(self, x: torch.Tensor) -> torch.Tensor:
+        """A sum over this process's rows of the table, over those of all."""
+        return self.shards.mean(x) * self.shards.size
+
+    def seen(self) -> int:
+        """Training rows that look the table up, at least 1."""
+        return max(1, int(self.total(self.counts.sum().double())))
 
     def mean(self) -> torch.Tensor:
         """μ = Σ_v q_v e_v [d], the vector of a value about which nothing is known."""
         sums = (self.counts[rows].double() @ e for rows, e in self.table.pieces())
-        return sum(sums) / max(1, int(self.counts.sum()))
+        return self.total(sum(sums)) / self.seen()
 
     def covariance(self) -> torch.Tensor:
         """C = Σ_v q_v (e_v - μ)(e_v - μ)ᵀ [d, d]."""
         mean = self.mean()
         sums = ((e - mean).T @ ((e - mean) * self.counts[rows].double().unsqueeze(1))
                 for rows, e in self.table.pieces())
-        return sum(sums) / max(1, int(self.counts.sum()))
+        return self.total(sum(sums)) / self.seen()
 
     def curvature(self, left_out: int | None = None) -> torch.Tensor:
         """G = E[p(1-p) g gᵀ] [d, d], or that without one block of the sample."""

@@ -60,7 +60,7 @@ def packed(rows: pd.DataFrame, backbone: str = "MLP", max_loss: float = 0.1) -> 
     return pd.Series({"seeds": len(points), "times": 1 / share, "share": share, "points": mean, "low": mean - half,
                       "high": mean + half, "sure": bool(sure.any())})
 
-# %% ../../nbs/study/11_front.ipynb #34373430
+# %% ../../nbs/study/11_front.ipynb #d9cd2bc5
 def came_out(claims: pd.DataFrame, compression: pd.DataFrame, folder: str = "") -> str:
     """The three bullets of the front pages as Markdown; the experiments' notebooks stand in `folder`."""
     paper, p = paper_table("III", "movielens-1m"), packed(compression)
@@ -70,8 +70,8 @@ def came_out(claims: pd.DataFrame, compression: pd.DataFrame, folder: str = "") 
     worth = "AutoDim's dimensions are worth more than a uniform one of equal Space"
     lines = [
         f"**Packing a trained model's tables saves most.** Allowed to lose 0.1 points of validation AUC{by}, they "
-        f"shrink {p.times:.1f} times; the test AUC changes by {figure(p.points, p.low, p.high)} points, {kept} what was asked "
-        f"({p.seeds:.0f} seeds, [compression]({folder}exp_compression.ipynb)).",
+        f"shrink {p.times:.1f} times; the test AUC changes by {figure(p.points, p.low, p.high)} points, {kept} what "
+        f"was asked ({p.seeds:.0f} seeds, [compression]({folder}exp_compression.ipynb)).",
         f"**A search of dimensions saves less.** It keeps {claimed(claims, 'AutoDim saves space', 0, '')} % of the "
         f"widest tables' parameters (the paper: {reported:.0f}) and changes the AUC by "
         f"{claimed(claims, 'AutoDim is comparable to MaD, or better (AUC')} points; against one dimension for all "
