@@ -78,7 +78,9 @@ def read_plan(path: str | Path, offers: Sequence[Components]) -> list[torch.Tens
         raise DataError(f"{path} has format {version!r}, this autodim reads plans of format {PLAN_FORMAT}")
     names = [c.table.name for c in offers]
     if set(tables) != set(names):
-        raise DataError(f"{path} is of another model: tables {sorted(set(tables) ^ set(names))} are in one of the two")
+        odd = [f"this one has no table {name!r}" for name in tables if name not in names]
+        odd += [f"{name!r} is not in the plan" for name in names if name not in tables]
+        raise DataError(f"{path} is of another model: {odd[0]}" + f", and {len(odd) - 1} more" * (len(odd) > 1))
     plan = []
     for c in offers:
         bits, rows = torch.zeros(c.score.shape, dtype=torch.uint8), tables[c.table.name]

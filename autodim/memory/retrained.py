@@ -23,9 +23,7 @@ from autodim.memory.structured import (
     FLOAT, Hashed, Merged, Projected, QuotientRemainder, fitting_collisions, fitting_count, fitting_rows, mixed_dims,
     train_with,
 )  # fmt: skip
-from autodim.memory.trained_codes import (
-    ChosenBits, ProductCodes, QuantisedTables, quantisation_aware, stacked_groups,
-)  # fmt: skip
+from .trained_codes import ChosenBits, ProductCodes, QuantisedTables, quantisation_aware, stacked_groups
 from .variants import Candidate, Made, Method
 from ..method.backbones import Network
 from ..method.lookup import FieldEmbedding
