@@ -12,7 +12,7 @@ STUDY  := out/exp_table3.ipynb out/results/quick.csv out/figures/exp_table3.png
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study peers test test-slow test-peers results site preview notebooks bench bench-peers clean
+.PHONY: help setup study peers test test-slow test-peers results site preview notebooks bench bench-peers clean front
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## *' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -70,7 +70,11 @@ results: setup  ## draw all experiments from the committed rows: figures/, resul
 	@rm -f out/figures/exp_*.png
 	@$(BIN)/python scripts/run_notebooks.py nbs/exp_*.ipynb
 	@cp out/figures/exp_*.png figures/ && cp out/results/claims.csv results/
-	@$(BIN)/python scripts/run_notebooks.py nbs/guide_settings.ipynb nbs/index.ipynb nbs/faq.ipynb nbs/gallery.ipynb
+	@$(BIN)/python scripts/run_notebooks.py nbs/guide_settings.ipynb
+	@$(MAKE) --no-print-directory front
+
+front: setup  ## README, index, questions, gallery and reference pages anew, after new rows, settings, names or messages
+	@$(BIN)/python scripts/run_notebooks.py $(addprefix nbs/,$(addsuffix .ipynb,index faq gallery ref_api ref_cli ref_errors ref_settings))
 	@cp out/figures/index.png figures/
 	@$(BIN)/python scripts/write_readme.py
 

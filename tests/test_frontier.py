@@ -19,7 +19,7 @@ from autodim.study.frontier import area, areas, bytes_for, curve, curves, holm, 
 
 def slow_curve(points: list[tuple[float, float, float]], size: float) -> float:
     """AUC of a method within so many bytes, by walking along the points that no cheaper one equals."""
-    kept = sorted(p for p in kept if not any(q[0] <= p[0] and q[1] >= p[1] and q is not p for q in points))
+    kept = sorted(p for p in points if not any(q[0] <= p[0] and q[1] >= p[1] and q is not p for q in points))
     before, after = [p for p in kept if p[0] <= size], [p for p in kept if p[0] > size]
     if not before:
         return float("nan")
@@ -62,7 +62,8 @@ def test_holm_rejects_what_the_step_down_procedure_rejects():
 
 
 def test_what_covers_little_or_has_few_seeds_is_not_tested():
-    rows = pd.DataFrame([{"method": m, "seed": s, "bytes": b, "val_auc": v + s / 1e3, "test_auc": v + s / 1e3 + s * b / 1e7}
+    rows = pd.DataFrame([{"method": m, "seed": s, "bytes": b, "val_auc": v + s / 1e3,
+                          "test_auc": v + s / 1e3 + s * b / 1e7}
                          for m, sizes in (("uniform", (10, 100)), ("wide", (10, 90)), ("short", (80, 100)))
                          for s in range(4) for b, v in zip(sizes, (0.7, 0.8))])
     table = over_seeds(areas(curves(rows), "uniform", 10, 100))
@@ -131,6 +132,7 @@ def test_the_forms_of_a_model_lose_more_the_fewer_bits(trained):
 def test_flights_are_split_by_date_and_know_nothing_of_the_day():
     source = flights()
     data = load_dataset("flights", 0, "chronological")
-    assert data.fields == tuple(FLIGHTS) and sum(len(p.labels) for p in (data.train, data.val, data.test)) == len(source.times)
+    assert data.fields == tuple(FLIGHTS)
+    assert sum(len(p.labels) for p in (data.train, data.val, data.test)) == len(source.times)
     days = np.sort(source.times)
     assert days[len(data.train.labels)] > days[0] and np.unique(days).size == 365

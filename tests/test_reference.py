@@ -29,7 +29,7 @@ def shown(page: str) -> str:
     return unescape("\n".join("".join(d.get("text/html", d.get("text/markdown", ""))) for d in data))
 
 
-AGAIN = "run scripts/run_notebooks.py nbs/ref_*.ipynb"
+AGAIN = "run make front"
 
 
 # ---------------------------------------------------------------- the pages are in step
@@ -81,7 +81,7 @@ def test_the_page_of_messages_has_every_one():
 def test_the_gallery_has_every_figure():
     page = shown("gallery")
     for path in (ROOT / "figures").glob("*.png"):
-        assert f"](../figures/{path.name})" in page, f"{path.name}: run scripts/run_notebooks.py nbs/gallery.ipynb"
+        assert f"](../figures/{path.name})" in page, f"{path.name}: run make front"
 
 
 def test_the_page_to_cite_has_what_the_citation_file_has():
@@ -96,7 +96,7 @@ def test_the_decision_table_says_what_the_rows_say():
     p, worth = packed(compression), "AutoDim's dimensions are worth more than a uniform one of equal Space"
     for text in (f"{p.times:.1f} times smaller", figure(p.points, p.low, p.high), claimed(claims, worth + " (AUC"),
                  claimed(claims, worth + " (chronological")):
-        assert text in shown("faq"), "run scripts/run_notebooks.py nbs/faq.ipynb"
+        assert text in shown("faq"), "run make front"
 
 
 # ---------------------------------------------------------------- what CONTRIBUTING.md says to do

@@ -95,12 +95,12 @@ def markdown_of(page: str) -> str:
 
 
 def test_the_readme_says_what_the_rows_say():
-    assert README == with_parts(README, parts_of_rows(ROOT)), "run scripts/write_readme.py"
+    assert README == with_parts(README, parts_of_rows(ROOT)), "run make front"
 
 
 def test_the_index_says_what_the_rows_say(claims):
     said = came_out(claims, pd.read_csv(ROOT / "results" / "compression.csv"))
-    assert said in markdown_of("index"), "run scripts/run_notebooks.py nbs/index.ipynb"
+    assert said in markdown_of("index"), "run make front"
 
 
 def test_the_readme_is_short_and_code_comes_early():

@@ -170,11 +170,11 @@ def write_onnx(
     """
     if not (importlib.util.find_spec("onnx") and importlib.util.find_spec("onnxscript")):
         raise ImportError("the export to ONNX needs two more packages: pip install onnx onnxscript")
-    network = nn.Sequential(graph_model(model), Platt(*calibration)).eval()
-    size = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
+    size = sum(t.nbytes for t in model.state_dict().values())  # of packed tables what is stored
     if size > MAX_ONNX_BYTES:
         raise ValueError(f"the model has {size / 1e9:.1f} GB, and one ONNX file holds 2: compress it, raise min_count, "
                          "or search over smaller dimensions")
+    network = nn.Sequential(graph_model(model), Platt(*calibration)).eval()
     example = torch.zeros(2, len(fields), dtype=torch.int64)  # two rows: a single one would be taken for a constant
     with quiet_exporter(), torch.no_grad():
         program = torch.onnx.export(network, (example,), dynamo=True, verbose=False, input_names=["ids"],

@@ -122,9 +122,10 @@ def compared(rows: pd.DataFrame, reference: str, dims: Sequence[int] = (), only:
 
     Args:
         rows: as for `curves`, with full_bytes.
-        dims: of these the reference must have models; seeds on which one is missing are left out.
+        dims: of these the reference has all its models; seeds on which one is missing are left out.
         only: one method, not all.
     """
+    rows = rows[(rows.method != reference) | rows.dim.isin(dims)] if dims else rows
     found = rows[rows.method == reference].groupby("seed").dim.agg(set)
     whole = found.index[[own >= set(dims) for own in found]]
     rows = rows[rows.seed.isin(whole) & (rows.method.isin([reference, only or reference]) | (only is None))]
