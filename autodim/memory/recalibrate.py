@@ -15,9 +15,7 @@ from tqdm import tqdm
 
 from ..data.batches import Data, Part
 from .allocation import least_packed
-from autodim.memory.compress import (
-    Compressed, Compressor, apply_plan, fewest, judged, least_bytes, renumbered_ids,
-)  # fmt: skip
+from .compress import Compressed, Compressor, apply_plan, fewest, judged, least_bytes, renumbered_ids
 from .sensitivity import sample_rows
 from ..method.metrics import predict
 from ..method.retrain import TrainConfig, fit
