@@ -234,7 +234,7 @@ def compression_words(record: Record) -> list[str]:
     sure = " by the upper end of the interval" * (name == "max_loss" and found["sure"])
     whole = [bytes_text(size + found["network"]) for size in (found["full_bytes"], found["bytes"])]
     tuned = {True: " Its layers behind the tables have learnt to live with the packed ones.",
-             False: " To recalibrate the layers behind the tables would have saved nothing: they are as they were."}.get(
+             False: " Recalibrating the layers behind the tables would save nothing: they are as they were."}.get(
                  found.get("recalibrated"), "")
     return [f"{times:.1f} times smaller tables, AUC changed by {mean} [{known}]: {bytes_text(found['bytes'])} in place "
             f"of {bytes_text(found['full_bytes'])}, on the test rows {change['after']:.4f} in place of "

@@ -345,7 +345,7 @@ def packed_refit(
     bits = kept.within(max(found.bytes, least_packed(kept.offers)))
     return found, packed_by(kept, everything, replace(s, recalibrate=found.recalibrated), bits), kept
 
-
+# %% ../../nbs/app/05_steps.ipynb #0271d0eb
 def compress_step(
     settings: Settings, trained: Trained, prepared: Prepared, plan: str | Path | None = None
 ) -> Trained:  # fmt: skip
