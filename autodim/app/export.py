@@ -333,7 +333,7 @@ def write_exports(trained: Trained, folder: str | Path, formats: Sequence[str] =
                "compressed from" if "packed" in possible else "the model has no packed tables: compress it first"
                if "packed" in wrong else f"the model has {embedding.tables_per_field} tables a field, and these "
                "formats describe one")
-        raise ValueError(f"{', '.join(wrong)}: {why}; or export {' or '.join(possible)}")
+        raise ValueError(f"{', '.join(wrong)}: {why}; it can be exported as {' or '.join(possible)}")
     tables = embedding_tables(trained.dims, trained.vocabularies)
     files = {"vocabularies.json": json_lines([vocabulary_to_dict(v) for v in trained.vocabularies])}
     label, example = (json.dumps(part, ensure_ascii=False, default=json_value)
