@@ -556,7 +556,7 @@ def test_a_tolerance_that_nothing_meets_leaves_what_was_trained():
 WRONG = {
     "dims": [(4, 2), (2, 2), (), (0, 2), (2.5, 4), ("2", "4"), "24", (True, 2), 4, None],
     "max_space": [0.0, -0.5, 30, math.nan, "half", True], "max_bytes": [0, 3, math.inf, math.nan, "64MB"],
-    "max_loss": [0, -1, math.nan, math.inf, "x", True], "sure": ["yes", None], "packed": ["yes", None],
+    "max_loss": [0, -1, math.nan, math.inf, "x", True], "sure": ["yes", None], "packed": ["yes", None], "recalibrate": ["yes", None],
     "pad_to": [0, 1.5, "4", None], "variant": [0, 5, 1.0, "1", None], "f": [0, 2.5, math.nan, "x"],
     "alpha_lr": [0, -1, math.nan, math.inf, "x", True], "weight_decay": [-1, math.nan, math.inf, "x", None],
     "validations": [0, 1.5, "x", None], "fast": ["yes", None],
