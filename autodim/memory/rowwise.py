@@ -108,7 +108,7 @@ class RowTable(NamedTuple):
 
 
 def row_table(c: Components, form: RowFormat) -> RowTable:
-    """A table in a format, as FBGEMM's `IntNBitTableBatchedEmbeddingBagsCodegen.assign_embedding_weights` takes it."""
+    """A table in a format, as `assign_embedding_weights` of FBGEMM's tables of rows takes it."""
     weights, scales, bits = [], [], BITS[form.kind]
     for _, y in coordinates(c):
         if bits > 8:
