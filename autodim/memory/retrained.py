@@ -134,9 +134,12 @@ def chosen_bits(groups: int = 16, config: TrainConfig = TrainConfig(epochs=4, pa
 # %% ../../nbs/memory/23_retrained.ipynb #6355ee3a
 def pruned(
     mask_of: Callable[[DLRS, Data, float, Runtime], MaskedTables | FieldEmbedding], network: Network,
-    config: TrainConfig = TrainConfig(),
+    config: TrainConfig = TrainConfig(), least: Callable[[int], float] = lambda d: 0,
 ) -> Method:  # fmt: skip
-    """A method that finds, for a budget, which numbers stay, and trains them anew."""
+    """A method that finds, for a budget, which numbers stay, and trains them anew.
+
+    `least`: bytes that each value of width d takes at any budget; smaller ones give no candidate.
+    """
     def method(model: DLRS, data: Data, budgets: Sequence[int], seed: int) -> Iterator[Candidate]:
         def make(budget: int) -> Made:
             runtime = Runtime(seed, progress=False)
@@ -148,14 +151,13 @@ def pruned(
                 fresh.embedding = tables
             return made(fit(fresh, data, config, runtime).model)
 
-        least = FLOAT * sum(data.cardinalities)  # a dimension of each field, which SSEDS keeps
         for budget in budgets:
-            if budget >= least:
+            if budget > least(model.dims[0]) * sum(data.cardinalities):
                 yield Candidate({"max_bytes": budget}, lambda budget=budget: make(budget))
 
     return method
 
-
+# %% ../../nbs/memory/23_retrained.ipynb #7d2a94e1
 def by_threshold(network: Network, config: TrainConfig = TrainConfig(epochs=10)) -> Callable[..., MaskedTables]:
     """What PEP leaves, after thresholds are learnt from the weights that training begins with."""
     def mask_of(model: DLRS, data: Data, budget: float, runtime: Runtime) -> MaskedTables:
