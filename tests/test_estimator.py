@@ -529,6 +529,7 @@ def test_packed_tables_are_calibrated_by_their_own_scores():
 @pytest.mark.parametrize("given, words", [
     ({"packed": True}, "give max_loss, max_bytes or max_space"),
     ({"packed": True, "max_loss": 1, "max_space": 0.5}, "give one of the two"),
+    ({"recalibrate": True, "max_space": 0.5}, "recalibrate=True is of packed tables, and none are asked for"),
 ])
 def test_limits_that_contradict_each_other_are_told_before_a_row_is_read(given, words):
     with pytest.raises(ValueError, match=words):
