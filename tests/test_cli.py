@@ -9,12 +9,14 @@ import subprocess
 import sys
 import threading
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pandas as pd
 import pytest
+import safetensors
 import torch
 from sklearn.metrics import roc_auc_score
 from written import call
@@ -29,6 +31,7 @@ from autodim.app.export import write_exports
 from autodim.data.table import encode_rows, open_table, prepare
 from autodim.data.vocabulary import vocabulary_to_dict
 from autodim.memory.packing import PackedTables
+from autodim.method.metrics import predict
 
 SEARCH = ["--dims", "2,4,8", "--epochs", "2", "--hidden", "8", "--batch-size", "50", "--f", "2", "--quiet"]
 TRAIN = ["--epochs", "3", "--repeats", "1", "--quiet"]
@@ -483,10 +486,61 @@ def test_exports_are_those_of_the_model(trained, tmp_path):
     np.testing.assert_allclose(chances, model.predict_proba(frame)[:, 1], atol=1e-5)
     torchrec = json.loads((tmp_path / "torchrec.json").read_text())
     assert {entry["feature_names"][0]: entry["embedding_dim"] for entry in torchrec} == model.dims_
-    for name in FORMATS[:4]:  # all but packed tables
+    for name in FORMATS[:4]:  # all but those within a budget
         folder = tmp_path / f"{name} alone"
         assert call("export", trained, "--to", folder, "--format", name)[0] == 0
         assert len(list(folder.rglob("*.*"))) in (5, 6)  # vocabularies, and one file or two
+
+
+def vectors_in(folder, entry: dict) -> np.ndarray:
+    """The vectors of a table in an export for FBGEMM, number by number."""
+    with safetensors.safe_open(folder / "fbgemm.safetensors", "np") as file:
+        parts = {k.split(".")[1]: file.get_tensor(k) for k in file.keys() if k.split(".")[0] == entry["name"]}
+    bits, rows = {"FP32": 32, "FP16": 16, "INT8": 8, "INT4": 4, "INT2": 2}[entry["weight_type"]], []
+    for v, stored in enumerate(parts["weights"]):
+        if bits <= 8:
+            scale, offset = parts["scale_shift"][v].view(np.float16).astype(float)
+            whole = int.from_bytes(stored.tobytes(), "little")
+            stored = [offset + scale * (whole >> bits * j & 2**bits - 1) for j in range(entry["embedding_dim"])]
+        rows.append(parts["mean"] + np.asarray(stored, float) @ parts["decode"])
+    size = sum(part.nbytes for part in parts.values())
+    assert len(rows) == entry["num_embeddings"] and size <= entry["bytes"] + parts["decode"].nbytes
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_an_export_within_a_budget_loses_what_it_says(copy, tmp_path, refit):
+    if refit:
+        assert call("train", copy, *TRAIN, "--refit", "--no-rivals")[0] == 0
+    model, data = load(copy / "model"), open_table(copy / "table").data
+    full = 4 * max(model.record_["settings"]["dims"]) * sum(data.cardinalities)
+    code, out, err = call("export", copy, "--to", tmp_path, "--max-bytes", full, "--json")
+    assert code == 0, err
+    entries, found = json.loads((tmp_path / "fbgemm.json").read_text()), json.loads(out)["fbgemm"]
+    assert sum(entry["bytes"] for entry in entries) == found["bytes"] <= full
+    vectors = [vectors_in(tmp_path, entry) for entry in entries]
+    assert [v.shape for v in vectors] == list(zip(data.cardinalities, model.dims_.values()))
+    if not refit:  # else it is judged by another model
+        changed = deepcopy(model.model_)
+        for table in changed.embedding.tables:
+            rows = np.concatenate([vectors[m] for m in table.fields.tolist()])
+            table.weight.data.copy_(torch.from_numpy(rows))
+        aucs = [roc_auc_score(data.val.labels, predict(m, data.val)) for m in (model.model_, changed)]
+        np.testing.assert_allclose(found["val_auc"], aucs, atol=1e-6)
+        assert found["loss"] == pytest.approx(100 * (aucs[0] - aucs[1]), abs=1e-4)
+    dims = json.loads((tmp_path / "dims.json").read_text())
+    widths = {e["name"]: e["embedding_dim"] for e in json.loads((tmp_path / "deepctr.json").read_text())}
+    assert dims == widths and 4 * sum(v * d for v, d in zip(data.cardinalities, dims.values())) <= full
+    assert call("train", copy, *TRAIN, "--no-rivals", "--dims-file", tmp_path / "dims.json")[0] == 0
+
+
+def test_a_budget_of_an_export_that_cannot_be_is_told(copy, tmp_path):
+    for given, words in ((["--max-bytes", 20], "a budget of 20 bytes is too small"),
+                         (["--format", "fbgemm"], "rows of FBGEMM are chosen within a budget: give one"),
+                         (["--format", "onnx", "--max-space", 0.5], "onnx: a budget is kept by widths, or by rows"),
+                         (["--max-space", 0.5, "--max-bytes", 900], "give one of the two budgets")):
+        code, _, err = call("export", copy, "--to", tmp_path / "x", *given)
+        assert code == 1 and words in err and not (tmp_path / "x").exists()
 
 
 def test_the_report_is_a_page(trained, tmp_path):

@@ -22,7 +22,8 @@ ABOUT = {
     "compress": "Pack the trained model's tables: within a budget, or into the fewest bytes for a tolerated loss.",
     "report": "Write the report, one page of HTML.",
     "export": "Write files that other libraries load: ONNX, TorchRec, FuxiCTR, DeepCTR-Torch; of an FFM ONNX alone, of "
-              "a compressed model ONNX and packed tables with a decoder for NumPy.",
+              "a compressed model ONNX and packed tables with a decoder for NumPy; within a budget rows of few bits "
+              "for FBGEMM, and widths for FuxiCTR and DeepCTR-Torch.",
 }
 
 

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['MAX_ONNX_BYTES', 'USES', 'README', 'SERVING', 'FORMATS', 'module_names', 'TableSpec', 'embedding_tables',
-           'table_weights', 'torchrec_tables', 'deepctr_features', 'fuxictr_specs', 'fuxictr_feature_map',
-           'quiet_exporter', 'Platt', 'write_onnx', 'json_lines', 'example_values', 'example_of', 'about_label',
-           'readme_of', 'formats_of', 'packed_files', 'write_exports']
+           'table_weights', 'torchrec_tables', 'deepctr_features', 'fuxictr_specs', 'fuxictr_feature_map', 'InRows',
+           'Within', 'quiet_exporter', 'Platt', 'write_onnx', 'json_lines', 'example_values', 'example_of',
+           'about_label', 'readme_of', 'fbgemm_files', 'formats_of', 'packed_files', 'check_formats', 'write_exports']
 
 # %% ../../nbs/app/03_export.ipynb #ce793854
+import copy
 import importlib.util
 import json
 import logging
@@ -16,6 +17,8 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
@@ -33,12 +36,15 @@ from ..data.files import json_value, write_bytes
 from ..data.table import encode_rows
 from ..data.vocabulary import Vocabulary, vocabulary_to_dict
 from ..method.lookup import FieldEmbedding
-from ..method.metrics import predict
+from ..method.metrics import Metrics, predict
 from ..method.models import DLRS
 from .storage import Trained
 from ..memory import decode
+from ..memory.allocation import best_widths
+from ..memory.compress import Compressor, Judged, judged
 from ..memory.graph import graph_model
 from ..memory.packing import PackedTables, save_packed
+from ..memory.rowwise import RowTable, best_formats, row_table, row_vectors, stored_bytes
 
 # %% ../../nbs/app/03_export.ipynb #90eea524
 def module_names(fields: Sequence[str]) -> list[str]:
@@ -123,6 +129,49 @@ def fuxictr_feature_map(tables: Sequence[TableSpec], label: str) -> dict[str, ob
                             "embedding_dim": t.dim}} for t in tables]
     return {"dataset_id": "autodim", "num_fields": len(tables), "total_features": sum(t.rows for t in tables),
             "input_length": len(tables), "labels": [label], "features": features}
+
+# %% ../../nbs/app/03_export.ipynb #c4d1a7df
+@dataclass(frozen=True, eq=False)
+class InRows(Judged):
+    """What the validation rows say of a model whose tables FBGEMM holds."""
+
+    before: Metrics
+    after: Metrics
+    error: float  # see `Judged`
+
+
+@dataclass(frozen=True, eq=False)
+class Within:
+    """A budget of bytes for a trained model's tables, in formats whose rows have no bits of their own components."""
+
+    compressor: Compressor
+    max_bytes: float
+
+    def widths(self) -> list[int]:
+        """The float32 width of each table that should lose least; ValueError: see `best_widths`."""
+        return best_widths(self.compressor.offers, self.max_bytes)
+
+    @cached_property
+    def rows(self) -> list[RowTable]:
+        """Each table in FBGEMM's format that should lose least; ValueError: see `best_formats`."""
+        offers, counts = self.compressor.offers, self.compressor.counts
+        forms = best_formats(offers, [counts[c.table.field] for c in offers], self.max_bytes)
+        return [row_table(c, form) for c, form in zip(offers, forms)]
+
+    def row_bytes(self) -> int:
+        """What these rows take, with all that makes vectors of them."""
+        return sum(stored_bytes(c, table.form) for c, table in zip(self.compressor.offers, self.rows))
+
+    def judged(self) -> InRows:
+        """What these rows cost on the validation rows."""
+        c = self.compressor
+        model = copy.deepcopy(c.model)
+        modules = dict(zip(map(id, c.model.modules()), model.modules()))
+        with torch.no_grad():
+            for o, table in zip(c.offers, self.rows):
+                weight = modules[id(o.table.module)].weight
+                weight[o.table.rows, o.table.columns] = row_vectors(table).to(weight)
+        return InRows(*judged(c.before, predict(model, c.val), c.val.labels))
 
 # %% ../../nbs/app/03_export.ipynb #3f2e1c2e
 @contextmanager
@@ -238,6 +287,9 @@ USES = {"model.onnx": "the whole model for ONNX Runtime: `ids` int64 [rows, fiel
         "fuxictr/feature_map.json": "FuxiCTR: the feature map of ids made by these vocabularies",
         "fuxictr/feature_specs.yaml": "FuxiCTR: the dimensions, for data that it encodes itself",
         "deepctr.json": "DeepCTR-Torch: arguments of `SparseFeat`, one a field",
+        "dims.json": "the widths that lose least within the budget, for `autodim train --dims-file`",
+        "fbgemm.json": "FBGEMM: each table's rows, their dimension and type; a vector is mean + row @ decode",
+        "fbgemm.safetensors": "FBGEMM: weights and scale_shift for `assign_embedding_weights`; mean and decode",
         "tables.safetensors": "the packed tables, for `decode.py`",
         "decode.py": "their decoder, which needs NumPy alone",
         "vocabularies.json": "values to ids, one line a field, in the order of the columns of `ids`",
@@ -298,14 +350,31 @@ def readme_of(trained: Trained, files: Sequence[str]) -> str:
         negative=about["classes"][0], refit=again, missing=missing, probability=f"`{about['probability']}`",
         files="\n".join(f"| `{name}` | {use} |" for name, use in USES.items() if name in files))
 
+# %% ../../nbs/app/03_export.ipynb #c4d1a7e1
+def fbgemm_files(within: Within, tables: Sequence[TableSpec]) -> dict[str, bytes]:
+    """What FBGEMM's inference tables are made of, by name of file; `tables` are all fields', in order."""
+    entries, tensors = [], {}
+    for c, t, spec in zip(within.compressor.offers, within.rows, tables, strict=True):
+        name = f"t_{spec.module}"
+        entries.append({"name": name, "embedding_dim": t.form.dim, "num_embeddings": spec.rows, "feature_names":
+                        [spec.field], "weight_type": t.form.kind, "width": spec.dim, "bytes": stored_bytes(c, t.form)})
+        parts = {"weights": t.weights, "scale_shift": t.scale_shift, "mean": t.mean, "decode": t.decode}
+        tensors |= {f"{name}.{part}": tensor.contiguous() for part, tensor in parts.items() if tensor.numel()}
+    return {"fbgemm.json": json_lines(entries), "fbgemm.safetensors": safetensors.torch.save(tensors)}
+
 # %% ../../nbs/app/03_export.ipynb #8ce6550c
-FORMATS = ("onnx", "torchrec", "fuxictr", "deepctr", "packed")
+FORMATS = ("onnx", "torchrec", "fuxictr", "deepctr", "fbgemm", "packed")
 
 
-def formats_of(model: DLRS) -> tuple[str, ...]:
-    """The formats that can describe a model: of packed tables two, of several tables a field ONNX alone."""
+def formats_of(model: DLRS, within: bool = False) -> tuple[str, ...]:
+    """The formats that can describe a model: of packed tables two, of several tables a field ONNX alone.
+
+    `within` a budget those that can keep to one.
+    """
     if isinstance(model.embedding, PackedTables):
-        return "onnx", "packed"
+        return () if within else ("onnx", "packed")
+    if within:
+        return () if model.embedding.tables_per_field > 1 else ("fuxictr", "deepctr", "fbgemm")
     return ("onnx",) if model.embedding.tables_per_field > 1 else ("onnx", "torchrec", "fuxictr", "deepctr")
 
 
@@ -316,30 +385,51 @@ def packed_files(model: DLRS, folder: Path) -> list[str]:
     write_bytes(folder / "decode.py", Path(decode.__file__).read_bytes())
     return ["tables.safetensors", "decode.py"]
 
+# %% ../../nbs/app/03_export.ipynb #27091f67
+def check_formats(model: DLRS, formats: Sequence[str], within: bool) -> tuple[str, ...]:
+    """The formats to write: these, or all that can describe the model; ValueError: one cannot, and why."""
+    possible = formats_of(model, within)
+    if not possible or (wrong := [name for name in formats if name not in possible]):
+        own = 1 if isinstance(model.embedding, PackedTables) else model.embedding.tables_per_field
+        several = f"the model has {own} tables a field, and these formats describe one"
+        if not possible:
+            raise ValueError(f"a budget is kept by widths or rows of float32 tables, one a field; {several}" if own > 1
+                             else "the tables of this model are packed already: a budget is for those that are not")
+        why = ("a budget is kept by widths, or by rows of few bits, alone: leave it out, or compress the model within "
+               "it" if within else "rows of FBGEMM are chosen within a budget: give one" if wrong == ["fbgemm"] else
+               "the tables of this model are packed, and these formats hold float32: export the model that it was "
+               "compressed from" if "packed" in possible else "the model has no packed tables: compress it first"
+               if "packed" in wrong else several)
+        raise ValueError(f"{', '.join(wrong)}: {why}; it can be exported as {' or '.join(possible)}")
+    return tuple(formats) or possible
+
 # %% ../../nbs/app/03_export.ipynb #27091f68
-def write_exports(trained: Trained, folder: str | Path, formats: Sequence[str] = ()) -> list[Path]:
+def write_exports(
+    trained: Trained, folder: str | Path, formats: Sequence[str] = (), within: Within | None = None
+) -> list[Path]:  # fmt: skip
     """Write a trained model's vocabularies, what explains them, and the model in each of the formats; the files.
 
     Args:
         formats: of `FORMATS`; none: all that can describe the model.
+        within: the budget that widths and rows keep to.
 
     Raises:
         ValueError: a format cannot describe it. ImportError: see `write_onnx`. DataError: a file cannot be written.
     """
-    folder, embedding, possible = Path(folder), trained.model.embedding, formats_of(trained.model)
-    formats = formats or possible
-    if wrong := [name for name in formats if name not in possible]:
-        why = ("the tables of this model are packed, and these formats hold float32: export the model that it was "
-               "compressed from" if "packed" in possible else "the model has no packed tables: compress it first"
-               if "packed" in wrong else f"the model has {embedding.tables_per_field} tables a field, and these "
-               "formats describe one")
-        raise ValueError(f"{', '.join(wrong)}: {why}; it can be exported as {' or '.join(possible)}")
-    tables = embedding_tables(trained.dims, trained.vocabularies)
+    formats = check_formats(trained.model, formats, within is not None)
+    folder, embedding = Path(folder), trained.model.embedding
+    tables = whole = embedding_tables(trained.dims, trained.vocabularies)
     files = {"vocabularies.json": json_lines([vocabulary_to_dict(v) for v in trained.vocabularies])}
     label, example = (json.dumps(part, ensure_ascii=False, default=json_value)
                       for part in (about_label(trained), example_of(trained)))
     files |= {"label.json": f"{label}\n".encode(),
               "example.json": example.replace('{"row": ', '\n {"row": ').encode() + b"\n"}  # one a line
+    if within and {"fuxictr", "deepctr"} & {*formats}:
+        dims = dict(zip(trained.dims, within.widths()))
+        tables = embedding_tables(dims, trained.vocabularies)
+        files["dims.json"] = json.dumps(dims, ensure_ascii=False, indent=1).encode()
+    if "fbgemm" in formats:
+        files |= fbgemm_files(within, whole)
     if "torchrec" in formats:
         entries = torchrec_tables(tables)
         names = [f"embedding_bags.{entry['name']}.weight" for entry in entries]

@@ -52,7 +52,7 @@ def are_whole(values: object) -> bool:
 # %% ../../nbs/app/04_settings.ipynb #02115749
 BACKBONES = ("MLP", "FM", "WideDeep", "DeepFM", "FFM", "AFM", "NFM", "FNN", "IPNN", "OPNN", "AutoInt", "DCN", "DCNv2",
              "xDeepFM")
-FORMATS = ("onnx", "torchrec", "fuxictr", "deepctr", "packed")
+FORMATS = ("onnx", "torchrec", "fuxictr", "deepctr", "fbgemm", "packed")
 
 
 def is_backbone(value: object) -> bool:
@@ -188,9 +188,10 @@ class MethodSettings:
         CANDIDATES, "search", metavar="2,4,..", read=read_counts)] = (2, 4, 6, 8, 10)
     max_space: Annotated[float | None, Setting(
         "budget, as a share of the widest embedding's float32 tables, such as 0.4, or 0.05 if packed; without one, "
-        "dimensions are as alpha says (Eq. 13)", BUDGET, "train compress")] = None
+        "dimensions are as alpha says (Eq. 13)", BUDGET, "train compress export")] = None
     max_bytes: Annotated[int | None, Setting(
-        "budget of the tables in bytes, instead of a share", BYTES, "train compress", "", "64MB", read_bytes)] = None
+        "budget of the tables in bytes, instead of a share", BYTES, "train compress export", "", "64MB",
+        read_bytes)] = None
     max_loss: Annotated[float | None, Setting(
         "pack the trained tables into the fewest bytes at which the validation AUC falls by at most so many points "
         "(hundredths), such as 0.05", RATE_OR_NONE, "compress", metavar="POINTS")] = None

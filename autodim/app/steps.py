@@ -8,7 +8,7 @@ __all__ = ['SHORT', 'FAST', 'SMALL', 'SMALL_DROPOUT', 'ALPHA_STEPS', 'ALPHA_TRAV
            'default_dropout', 'fitted_settings', 'network_of', 'runtime_of', 'warn_of_few_steps', 'check_budget',
            'choose_dims', 'search_config', 'search_step', 'finished_search', 'tidy_search', 'curve_of', 'calibrated',
            'beside', 'all_rows', 'refitted', 'train_step', 'packed_by', 'recalibration_of', 'compressed_within',
-           'along_budgets', 'auc_change', 'compression_record', 'packed_refit', 'compress_step']
+           'along_budgets', 'auc_change', 'compression_record', 'packed_refit', 'compress_step', 'within_step']
 
 # %% ../../nbs/app/05_steps.ipynb #672f5c13
 import math
@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .export import Within
 from .settings import Settings, settings_to_dict
 from .storage import Trained
 from autodim.app.workflow import (
@@ -377,3 +378,11 @@ def compress_step(
                                      "calibration": calibration_record(after["test"], labels["test"], calibration)}
     return replace(trained, vocabularies=kept.vocabularies, model=kept.model, record=record, calibration=calibration,
                    judged=None)
+
+# %% ../../nbs/app/05_steps.ipynb #0271d0ec
+def within_step(settings: Settings, trained: Trained, prepared: Prepared) -> tuple[Within, Within]:
+    """The budget of the settings for widths and rows of a trained model, and the same for the model that is judged."""
+    s, data = settings, prepared.data
+    budget = s.max_bytes or s.max_space * 4 * max(s.dims) * sum(trained.network.table_rows(data.cardinalities))
+    judged = Within(Compressor(trained.judged or trained.model, data), budget)
+    return judged if trained.judged is None else Within(Compressor(trained.model, all_rows(data)), budget), judged

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BITS', 'RowFormat', 'quantised_rows', 'decoded_rows', 'coordinates', 'format_losses', 'stored_bytes', 'best_formats',
-           'RowTable', 'row_table']
+           'RowTable', 'row_table', 'row_vectors']
 
 # %% ../../nbs/memory/08_rowwise.ipynb #370d6bce
 from collections.abc import Iterator, Sequence
@@ -121,3 +121,13 @@ def row_table(c: Components, form: RowFormat) -> RowTable:
         scales.append(own.contiguous().view(torch.uint8))
     decode = F.pad(c.decode[: form.dim], (0, 0, 0, max(0, form.dim - len(c.decode))))
     return RowTable(form, torch.cat(weights), torch.cat(scales), c.mean.float(), decode.float())
+
+
+def row_vectors(table: RowTable) -> torch.Tensor:
+    """The vectors that a table in a format stands for: float32 [v, width]."""
+    bits = BITS[table.form.kind]
+    if bits > 8:
+        return table.mean + table.weights.float() @ table.decode
+    shifts = torch.arange(0, 8, bits, dtype=torch.uint8)
+    codes = (table.weights.unsqueeze(2) >> shifts & (2**bits - 1)).flatten(1)
+    return table.mean + decoded_rows(codes, table.scale_shift.view(torch.float16)) @ table.decode
