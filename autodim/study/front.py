@@ -80,9 +80,9 @@ def came_out(claims: pd.DataFrame, compression: pd.DataFrame, folder: str = "") 
         f"shrink {p.times:.1f} times; the test AUC changes by {figure(p.points, p.low, p.high)} points, {kept} what "
         f"was asked ({p.seeds:.0f} seeds, [compression]({folder}exp_compression.ipynb)).",
         f"**At equal bytes** it lies {figure(rival.estimate, rival.low, rival.high)} points of test AUC above uniform "
-        f"dimensions at their best precision ({rival.n} seeds, mean over 2 to 30 % of the bytes); it {beaten} its control, "
-        f"random bits in frequency order: {figure(control.estimate, control.low, control.high)}. Where tables are small, "
-        f"Criteo's sample, it is {claimed(claims, rival.claim.replace('(AUC', 'on criteo-sample (AUC'))} "
+        f"dimensions at their best precision ({rival.n} seeds, mean over 2 to 30 % of the bytes); it {beaten} its "
+        f"control, random bits in frequency order: {figure(control.estimate, control.low, control.high)}. Where tables "
+        f"are small, Criteo's sample, it is {claimed(claims, rival.claim.replace('(AUC', 'on criteo-sample (AUC'))} "
         f"([frontier]({folder}exp_frontier.ipynb)).",
         f"**A search of dimensions saves less.** It keeps {claimed(claims, 'AutoDim saves space', 0, '')} % of the "
         f"widest tables' parameters (the paper: {reported:.0f}) and changes the AUC by "
