@@ -85,8 +85,8 @@ def fitted_plan(plan: Sequence[torch.Tensor], c: Compressor) -> list[torch.Tenso
     made = []
     for bits, offer in zip(plan, c.offers, strict=True):
         if bits.shape[1] != offer.score.shape[1]:
-            raise ValueError(f"table {offer.table.name!r}: the plan has {bits.shape[1]} groups and the rows of now give "
-                             f"{offer.score.shape[1]}: make a plan anew")
+            raise ValueError(f"table {offer.table.name!r}: the plan has {bits.shape[1]} groups and the rows of now "
+                             f"give {offer.score.shape[1]}: make a plan anew")
         new = torch.zeros(offer.score.shape, dtype=torch.uint8)
         new[: len(bits)] = bits[: len(new)]
         made.append(new)
