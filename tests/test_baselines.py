@@ -58,7 +58,7 @@ def test_bias_only_is_a_logistic_regression(seed, make_data, monkeypatch):
     """Run to the minimum of the training loss, it gives the logits of scikit-learn's unpenalised fit."""
     data = make_data(sizes=(4, 7, 3), rows=(900, 50, 300), seed=seed, effect=1.0)
 
-    def by_training_loss(model, part, processes) -> Metrics:
+    def by_training_loss(model, part, processes, task) -> Metrics:
         found = evaluate(model, data.train)
         return Metrics(-found.logloss, found.logloss)
     monkeypatch.setattr(autodim.method.retrain, "evaluate", by_training_loss)

@@ -37,7 +37,7 @@ def scripted(monkeypatch):
     def install(*aucs: float) -> list[dict]:
         script, shown = iter(aucs), []
 
-        def fake(model, part, processes) -> Metrics:
+        def fake(model, part, processes, task) -> Metrics:
             shown.append(copied(model))
             scripted = next(script)
             return scripted if isinstance(scripted, Metrics) else Metrics(scripted, 0.25)

@@ -19,7 +19,7 @@ from typing import TypeVar
 import torch
 import torch.nn as nn
 
-from ..data.batches import Data, DiskPart, Part, batches
+from ..data.batches import Data, DiskPart, Part, Task, batches
 from ..data.files import DataError, write_bytes
 from ..data.vocabulary import Vocabulary
 from autodim.memory.allocation import (
@@ -28,7 +28,7 @@ from autodim.memory.allocation import (
 from .packing import PackedTables, pack
 from .sensitivity import Groups, frequency_groups, model_tables, sample_rows, sensitivities
 from ..method.lookup import FieldEmbedding
-from ..method.metrics import Metrics, auc, delong, logloss, predict
+from ..method.metrics import Measured, delong, measure, predict, row_losses
 from ..training.distributed import Processes
 
 # %% ../../nbs/memory/04_compress.ipynb #b3fdc0f4
@@ -98,17 +98,21 @@ def read_plan(path: str | Path, offers: Sequence[Components]) -> list[torch.Tens
 class Judged:
     """What is known of a model by the metrics of validation rows `before` and `after` its tables were packed.
 
-    `error` is the standard error of the difference of the two AUCs, DeLong's; NaN with too few rows of a class.
+    `error` is the standard error of the difference of the two AUCs, DeLong's; NaN with too few rows of a class. Of
+    other tasks, it is a hundredth of that of `loss`.
     """
 
-    before: Metrics
-    after: Metrics
+    before: Measured
+    after: Measured
     error: float
 
     @property
     def loss(self) -> float:
-        """By how many AUC points (hundredths) the model is worse on the validation rows."""
-        return 100 * (self.before.auc - self.after.auc)
+        """By how many AUC points (hundredths) the model is worse on the validation rows.
+
+        Numbers: per cent of the RMSE; several classes: hundredths of a nat of Logloss.
+        """
+        return self.before.loss(self.after)
 
     def interval(self) -> tuple[float, float]:
         """The 95 % interval of `loss`, in AUC points."""
@@ -119,12 +123,23 @@ class Judged:
         return (self.interval()[1] if sure else self.loss) <= max_loss
 
 
-def judged(before: torch.Tensor, after: torch.Tensor, labels: torch.Tensor) -> tuple[Metrics, Metrics, float]:
-    """Metrics of the scores [n] of two models on the same rows, and the standard error of the AUCs' difference."""
+def judged(
+    before: torch.Tensor, after: torch.Tensor, labels: torch.Tensor, task: Task = Task()
+) -> tuple[Measured, Measured, float]:  # fmt: skip
+    """Metrics of the scores [n] of two models on the same rows, and the standard error of the AUCs' difference.
+
+    Of other tasks, outputs of two models, and a hundredth of the standard error of `Judged.loss`.
+    """
+    one, two = measure(before, labels, task), measure(after, labels, task)
+    if task.name != "binary":
+        rows = row_losses(before, labels, task), row_losses(after, labels, task)
+        if task.name == "regression":  # of the ratio of two roots of means, to first order
+            rows = [squares / (2 * squares.mean()) for squares in rows]
+            return one, two, float((rows[1] - rows[0]).std() / len(labels) ** 0.5) * two.rmse / one.rmse
+        return one, two, float((rows[1] - rows[0]).std() / len(labels) ** 0.5)
     few = min(labels.sum(), len(labels) - labels.sum()) < 2
     covariance = None if few else delong(labels.cpu().numpy(), [before.cpu().numpy(), after.cpu().numpy()])[1]
     variance = math.nan if few else covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
-    one, two = (Metrics(auc(s, labels), logloss(s, labels)) for s in (before, after))
     return one, two, float(max(variance, 0.0) ** 0.5)
 
 # %% ../../nbs/memory/04_compress.ipynb #a71e0c57
@@ -148,8 +163,8 @@ def fewest(
                          "; give a budget of bytes, or sure=False")
     if not best.keeps_to(max_loss, sure):
         high = f", or by its interval up to {best.interval()[1]:.3f}" if sure else ""
-        raise ValueError(f"max_loss={max_loss}: with {MAX_BITS} bits for every component the validation AUC falls by "
-                         f"{best.loss:.3f} points{high}; allow more, or leave the tables as they are")
+        raise ValueError(f"max_loss={max_loss}: with {MAX_BITS} bits for every component {best.before.worse} by "
+                         f"{best.loss:.3f} {best.before.unit}{high}; allow more, or leave the tables as they are")
     low, high = least, best.bytes
     while high > low * precision:
         middle = math.ceil((low * high) ** 0.5)
@@ -187,8 +202,8 @@ class Compressed(Judged):
     bytes: int  # of the packed tables
     full_bytes: int  # of the tables before, in float32
     predicted: float  # by how much the training loss should rise, in nats
-    before: Metrics  # of the validation rows
-    after: Metrics
+    before: Measured  # of the validation rows
+    after: Measured
     error: float  # see `Judged`
     recalibrated: bool = False  # whether its other weights have learnt to live with these tables; see `recalibrate`
 
@@ -222,13 +237,14 @@ class Compressor:
         data = data.to(next(model.parameters()).device)
         self.model = copy.deepcopy(model, {id(q): q for q in model.parameters()}).eval()  # its mode is not the caller's
         self.settings, processes, tables = settings, settings.processes, model_tables(self.model, data.fields)
-        self.val, self.before = data.val, predict(self.model, data.val)
+        self.val, self.before, self.task = data.val, predict(self.model, data.val), data.task
         sample = sample_rows(data.train, settings.sample)
         self.counts, self.groups = values_of(data, settings.groups)
         own = processes.rows(len(sample.labels))
         looked_at = batches(Part(sample.ids[own], sample.labels[own]), settings.batch_size)
-        found = sensitivities(self.model, tables, self.counts, self.groups,
-                              (batch.ids for batch in looked_at), processes)
+        numbers = data.task.name == "regression"  # whose squared error (z - y)² has the curvature 2
+        found = sensitivities((lambda ids: 2**0.5 * self.model(ids)) if numbers else self.model, tables, self.counts,
+                              self.groups, (batch.ids for batch in looked_at), processes, of_loss=numbers)
         self.offers = [components(s) for s in found]
         self.vocabularies = (renumbered_vocabularies(data.vocabularies, self.groups) if settings.renumbered
                              else data.vocabularies)
@@ -263,7 +279,7 @@ def apply_plan(c: Compressor, plan: Sequence[torch.Tensor]) -> Compressed:
         ids = renumbered_ids(ids, c.groups)
     scores = predict(model, Part(ids, labels))
     return Compressed(model, modules, list(plan), c.groups, c.vocabularies, sum(m.nbytes() for m in modules.values()),
-                      c.full_bytes, predicted_loss(c.offers, plan), *judged(c.before, scores, labels))
+                      c.full_bytes, predicted_loss(c.offers, plan), *judged(c.before, scores, labels, c.task))
 
 
 def least_bytes(c: Compressor, max_loss: float, precision: float = 1.02) -> Compressed:
@@ -286,7 +302,8 @@ def compress(
         model: any `DLRS`, trained; it is left as it is.
         data: that it was trained on. Training rows say what matters, validation rows what it costs.
         max_bytes, max_space: a budget, in bytes or as a share of the tables in float32.
-        max_loss: AUC points (hundredths) by which validation may fall; the fewest bytes that keep to it are taken.
+        max_loss: AUC points (hundredths) by which validation may fall, or as `Judged.loss` counts other tasks; the
+            fewest bytes that keep to it are taken.
         plan: a file that `write_plan` wrote.
 
     Raises:

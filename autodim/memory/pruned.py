@@ -109,7 +109,7 @@ def dimension_saliency(model: DLRS, data: Data, rows: int = 60_000) -> torch.Ten
     handle = model.embedding.register_forward_hook(lambda _, __, out: out * ones.flatten())
     sample = sample_rows(data.train, rows)
     for batch in batches(Part(sample.ids, sample.labels), 2000):
-        g, = torch.autograd.grad(loss_of(model(batch.ids), batch.labels), ones)
+        g, = torch.autograd.grad(loss_of(model(batch.ids), batch.labels, data.task), ones)
         found += g.cpu().double() * len(batch.labels) / len(sample.labels)
     handle.remove()
     return found.abs()
@@ -158,7 +158,7 @@ def learn_gates(model: DLRS, data: Data, config: TrainConfig = TrainConfig(), ru
                         rows = next(validation)
                     of_weights.zero_grad()
                     of_gates.zero_grad()
-                    loss_of(model(rows.ids), rows.labels).backward()
+                    loss_of(model(rows.ids), rows.labels, data.task).backward()
                     optimizer.step()
                 with torch.no_grad():
                     gates.clamp_(0, 1)

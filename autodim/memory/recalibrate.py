@@ -65,12 +65,12 @@ def recalibrate(
         raise ValueError("the model has no weights outside of its packed tables: there is nothing to recalibrate")
     new = (lambda ids: renumbered_ids(ids, c.groups)) if c.settings.renumbered else (lambda ids: ids)
     rows = sample_rows(data.to(c.before.device).train, settings.rows)
-    train = Part(new(rows.ids), predict(c.model, rows).sigmoid())
+    train = Part(new(rows.ids), c.task.link(predict(c.model, rows)))
     val = Part(new(c.val.ids), c.val.labels)
     config = TrainConfig(settings.epochs, batch_size=settings.batch_size, lr=settings.lr, last=True)
     serving = Serving(copy.deepcopy(made.model)).requires_grad_()
     fit(serving, replace(data, train=train, val=val), config, replace(runtime, device=str(c.before.device)))
-    before, after, error = judged(c.before, predict(serving, val), val.labels)
+    before, after, error = judged(c.before, predict(serving, val), val.labels, c.task)
     modules = {name: serving.model.get_submodule(name) for name in made.modules}
     return replace(made, model=serving.model, modules=modules, before=before, after=after, error=error,
                    recalibrated=True)

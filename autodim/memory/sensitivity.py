@@ -129,14 +129,23 @@ def row_gradients(
 ) -> tuple[int, list[tuple[nn.Module, torch.Tensor, torch.Tensor]]]:
     """Rows B of a batch; and each lookup: the module, its indices [...], and √(p(1-p)) ∂logit/∂e [..., d].
 
-    With `of_loss`, `forward` gives each row's loss [B] instead of its logit, and it is ∂loss/∂e.
+    With `of_loss`, `forward` gives each row's loss [B] instead of its logit, and it is ∂loss/∂e. If it gives logits
+    [B, K] of K classes, each lookup is there K times, with √p_k ∂(z_k - Σ_j p_j z_j)/∂e.
     """
     with torch.enable_grad(), lookups(modules) as found:
-        out = forward(batch).flatten()  # [B]
-        p = out.detach().sigmoid()
-        weight = torch.ones_like(p) if of_loss else (p * (1 - p)).sqrt()
-        gradients = torch.autograd.grad((out * weight).sum(), [leaf for _, _, leaf in found], allow_unused=True)
-    return len(out), [(module, index, g) for (module, index, _), g in zip(found, gradients) if g is not None]
+        out, weights = forward(batch), []
+        if out.dim() == 2 and out.shape[1] > 1 and not of_loss:  # diag(p) - ppᵀ = Σ_k p_k (1_k - p)(1_k - p)ᵀ
+            p = out.detach().softmax(1)
+            weights += [p[:, k:k + 1].sqrt() * (one - p) for k, one in enumerate(torch.eye(p.shape[1]).to(p))]
+        else:
+            out = out.flatten()  # [B]
+            p = out.detach().sigmoid()
+            weights.append(torch.ones_like(p) if of_loss else (p * (1 - p)).sqrt())
+        leaves = [leaf for _, _, leaf in found]
+        of_each = [torch.autograd.grad((out * w).sum(), leaves, retain_graph=k + 1 < len(weights), allow_unused=True)
+                   for k, w in enumerate(weights)]
+    return len(out), [(module, index, g) for gradients in of_each
+                      for (module, index, _), g in zip(found, gradients) if g is not None]
 
 # %% ../../nbs/memory/01_sensitivity.ipynb #50a173c3
 @dataclass(frozen=True)

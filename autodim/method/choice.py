@@ -17,7 +17,7 @@ import torch.nn as nn
 from .. import __version__
 from ..data.batches import Data
 from .backbones import Network
-from .metrics import Metrics, auc, logloss, predict, space
+from .metrics import Measured, measure, predict, space
 from .retrain import FitResult, TrainConfig, retrain
 from ..training.checkpoint import FileCheckpoint, State, key_of
 from ..training.runtime import Runtime
@@ -62,8 +62,8 @@ class Choice:
     dims: dict[str, int]  # of each field
     space: float  # share of the parameters of the widest embedding
     parameters: int  # of the embedding tables
-    val: Metrics
-    test: Metrics  # of the test rows, which were read once
+    val: Measured
+    test: Measured  # of the test rows, which were read once
     best_epoch: float  # see `FitResult`
     history: list[dict[str, float]]  # see `FitResult`
     scores: np.ndarray  # logits of the test rows, float32 [n]
@@ -79,7 +79,7 @@ def score_choice(
     widths = [dims[field] for field in data.fields]
     parameters = sum(d * v for d, v in zip(widths, network.table_rows(data.cardinalities)))
     return Choice(dict(zip(data.fields, widths)), space(widths, data.cardinalities, d_max), parameters, fitted.val,
-                  Metrics(auc(scores, labels), logloss(scores, labels)), fitted.best_epoch, fitted.history,
+                  measure(scores, labels, data.task), fitted.best_epoch, fitted.history,
                   scores.cpu().numpy(), fitted.model.eval(), seconds)
 
 

@@ -19,7 +19,7 @@ from ..data.batches import Data, Part, batches
 from .backbones import Network
 from .lookup import Candidates, uniform_candidates
 from .metrics import auc
-from .models import SearchModel, loss_of
+from .models import SearchModel, loss_of, with_outputs
 from .selection import derive_dims, temperature
 from ..training.checkpoint import State, load_random_state, random_state
 from ..training.distributed import Processes, check_agreement, parallel
@@ -41,11 +41,11 @@ def alpha_gradient(
             logits = model(val.ids, model.selection(tau, hard))
         else:
             weights = {name: q for name, q in model.named_parameters() if not name.startswith("selection.")}
-            loss = loss_of(model(train.ids, model.selection(tau, hard)), train.labels)
+            loss = loss_of(model(train.ids, model.selection(tau, hard)), train.labels, model.task)
             gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
             stepped = {name: q - xi * processes.mean(g) for (name, q), g in zip(weights.items(), gradients)}
             logits = functional_call(model, stepped, (val.ids, model.selection(tau, hard)))
-        loss = loss_of(logits, val.labels)
+        loss = loss_of(logits, val.labels, model.task)
         (gradient,) = torch.autograd.grad(loss, [model.selection.logits])
     return processes.mean(loss.detach()), processes.mean(gradient)
 
@@ -128,7 +128,7 @@ class Searcher:
         """Lines 4-6 of Algorithm 1: move W by a training batch; α stays, but moves along with W in SAM."""
         joint = self.config.method == "SAM"
         p = self.model.selection(self.tau(), self.config.hard)
-        loss = loss_of(self.parallel(train.ids, p if joint else p.detach()), train.labels)
+        loss = loss_of(self.parallel(train.ids, p if joint else p.detach()), train.labels, self.model.task)
         self.w_optimizer.zero_grad()
         self.alpha_optimizer.zero_grad()
         loss.backward()
@@ -232,6 +232,7 @@ def search(
     data, candidates = data.to(runtime.device), candidates or uniform_candidates(len(data.fields), config.dims)
     with runtime.seeded() as generator:
         model = SearchModel(data.cardinalities, candidates, config.variant, network, config.per_field)
+        model = with_outputs(model, data.task)
         searcher = Searcher(model.to(runtime.device), config, runtime.processes)
         history = run_epochs(searcher, data, generator, runtime)
     alpha = model.selection.alpha().detach().cpu()
