@@ -128,7 +128,7 @@ def test_alpha_gradient_is_a_difference_quotient(task, xi):
 def test_linear_regression_is_found():
     """The bias-only model, trained long, against the normal equations."""
     data = table("regression", 600)
-    fitted = bias_only(data, TrainConfig(epochs=300, patience=300, batch_size=360, lr=0.05, last=True), QUIET)
+    fitted = bias_only(data, TrainConfig(epochs=120, patience=120, batch_size=360, lr=0.05, last=True), QUIET)
     hot = [np.concatenate([np.eye(v)[p.ids[:, m]] for m, v in enumerate(data.cardinalities)], 1)
            for p in (data.train, data.test)]
     exact = LinearRegression().fit(hot[0], data.train.labels)
