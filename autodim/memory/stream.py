@@ -63,7 +63,9 @@ class Follower:
         c, sample = self.first, sample_rows(rows, self.first.settings.sample)
         counts = [torch.bincount(rows.ids[:, m], minlength=len(own)) for m, own in enumerate(c.counts)]
         looked_at = batches(sample, c.settings.batch_size)
-        return sensitivities(model, model_tables(model, self.fields), counts, c.groups, (b.ids for b in looked_at))
+        numbers = c.task.name == "regression"  # see `Compressor`
+        return sensitivities((lambda ids: 2**0.5 * model(ids)) if numbers else model, model_tables(model, self.fields),
+                             counts, c.groups, (b.ids for b in looked_at), of_loss=numbers)
 
     def update(self, rows: Part, model: nn.Module | None = None) -> None:
         """Take in new rows, by the model as it is now; None: it is as before."""
