@@ -43,7 +43,7 @@ class TowerConfig:
         if min(self.width, self.epochs, self.patience, self.batch_size - 1) < 1 or min(self.tau, self.lr) <= 0:
             raise ValueError(f"{self}: expected positive settings, and batches of at least 2 pairs")
 
-
+# %% ../../nbs/method/17_two_towers.ipynb #5a170021
 class Tower(nn.Module):
     """Looked-up embeddings [B, d] to a vector of length 1 [B, width]."""
 
@@ -66,7 +66,8 @@ class TwoTowers(nn.Module):
     def __init__(self, data: Interactions, dims: Sequence[int], config: TowerConfig = TowerConfig()) -> None:
         super().__init__()
         if len(dims) != len(data.cardinalities) or min(dims) < 1:
-            raise ValueError(f"dims {tuple(dims)}: expected a positive one for each of {len(data.cardinalities)} fields")
+            raise ValueError(f"dims {tuple(dims)}: expected one of 1 or more for each of {len(data.cardinalities)} "
+                             "fields")
         self.tau, self.n_user = config.tau, len(data.user_fields)
         self.tables = nn.ModuleList(nn.Embedding(v, d) for v, d in zip(data.cardinalities, dims))
         for table in self.tables:
@@ -99,7 +100,7 @@ def log_shares(data: Interactions) -> torch.Tensor:
 
 
 def in_batch_loss(scores: torch.Tensor, item: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
-    """Softmax loss of scores [B, B] of a batch's users and items, by item numbers [B] and log q [I] (Yi et al., 2019)."""
+    """Softmax loss of scores [B, B] of a batch's users and items, of numbers [B], by log q [I] (Yi et al., 2019)."""
     own = torch.eye(len(item), dtype=torch.bool, device=item.device)
     twins = (item.unsqueeze(1) == item) & ~own
     logits = (scores - log_q[item]).masked_fill(twins, -torch.inf)
@@ -184,7 +185,7 @@ class TowersSearch(nn.Module):
         """Every parameter but α."""
         return [q for name, q in self.named_parameters() if not name.startswith("selection.")]
 
-
+# %% ../../nbs/method/17_two_towers.ipynb #5a170022
 def endless(pairs: torch.Tensor, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
     """Shuffled full batches of pairs, epoch after epoch, without end."""
     while True:
