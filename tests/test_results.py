@@ -46,6 +46,10 @@ def test_a_row_is_named_by_its_configuration_and_stands_once(name):
 def test_a_row_has_possible_numbers(name):
     for line, row in enumerate(TABLES[name], 2):
         assert None not in row and None not in row.values(), f"{name} line {line}: columns"
+        if "test_ndcg10" in row:  # of ranks among all items
+            assert 0 < float(row["val_ndcg10"]) < 1 and 0 < float(row["test_ndcg10"]) < 1, f"{name} line {line}"
+            assert int(row["bytes"]) > 0 and len(json.loads(row["ranks"])) == int(row["users"]), f"{name} line {line}"
+            continue
         if "full_auc" in row:  # judged part by part of a history, packed and not
             assert 0.5 < float(row["auc"]) < 1 and 0.5 < float(row["full_auc"]) < 1, f"{name} line {line}"
             assert int(row["bytes"]) > 0 and 0 < float(row["share"]) < 1, f"{name} line {line}"
