@@ -119,6 +119,31 @@ def test_within_the_budget_and_with_all_bits_nearly_as_it_was(mode, sparse, tmp_
     assert torch.equal(with_packed(model, load_packed(tmp_path / "t"))(batches[0]), found.model(batches[0]))
 
 
+class Many(nn.Module):
+    """Six small tables of odd sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(n, 3) for n in (5, 7, 9, 11, 13, 15))
+        self.out = nn.Linear(18, 1)
+
+    def forward(self, ids):
+        return self.out(torch.cat([t(ids[:, m]) for m, t in enumerate(self.tables)], 1)).squeeze(1)
+
+
+def test_no_budget_is_exceeded_by_a_byte():
+    """Tables are packed one by one, and each rounds its own arrays up."""
+    torch.manual_seed(0)
+    c = ModuleCompressor(Many(), [torch.stack([torch.randint(0, n, (40,)) for n in (5, 7, 9, 11, 13, 15)], 1)])
+    found = []
+    for budget in range(20, c.full_bytes):
+        try:
+            found.append((c.within(budget).bytes, budget))
+        except ValueError as error:
+            assert "is too small" in str(error)
+    assert len(found) > 200 and all(size <= budget for size, budget in found)
+
+
 def test_groups_where_they_pay_for_the_places_of_ids():
     """Of a table whose ids are in no order and mostly unseen, groups; where all are equally frequent, none."""
     torch.manual_seed(0)

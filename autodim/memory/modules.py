@@ -231,8 +231,12 @@ class ModuleCompressor:
 
     def within(self, max_bytes: float) -> PackedModel:
         """The model within a budget; ValueError: see `allocate`."""
-        plans = [(offers, allocate(offers, max_bytes - places), places == 0) for places, offers in self.offers
-                 if places == 0 or least_packed(offers) + places <= max_bytes]
+        plans = []
+        for places, offers in self.offers:
+            room, least = max_bytes - places, least_packed(offers)
+            if places == 0 or least <= room:
+                apart = room - 2 * (len(offers) - 1)  # each table is packed by itself, and its arrays end with a byte
+                plans.append((offers, allocate(offers, max(least, apart) if least <= room else room), places == 0))
         offers, plan, renumbered = min(plans, key=lambda p: predicted_loss(*p[:2]))
         modules = {c.table.name: pack([c._replace(table=c.table._replace(field=0))], [bits], [own], renumbered).to(
             c.table.module.weight.device) for c, bits, own in zip(offers, plan, self.counts)}
