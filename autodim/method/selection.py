@@ -46,8 +46,9 @@ class Selection(nn.Module):
     def __init__(self, candidates: Candidates) -> None:
         super().__init__()
         self.candidates = candidates
-        self.logits = nn.Parameter(torch.zeros(len(candidates.allowed), len(candidates.dims)))  # [M, N]
-        self.register_buffer("forbidden", ~candidates.mask(), persistent=False)
+        mask = candidates.mask()
+        self.logits = nn.Parameter(torch.zeros(mask.shape))  # [M, N]
+        self.register_buffer("forbidden", ~mask, persistent=False)
 
     def log_alpha(self) -> torch.Tensor:
         """log α [M, N]; forbidden candidates stand at -1e9, which softmax turns into an exact 0."""
