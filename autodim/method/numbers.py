@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['FINE', 'PLACES', 'KINDS', 'Grid', 'bin_values', 'number_grid', 'quantile_knots', 'tree_knots', 'piecewise',
            'in_buckets', 'OnBasis', 'places_of', 'Periodic', 'AutoDis', 'Encoding', 'sized', 'NumberTable',
-           'NumberEmbedding', 'number_model', 'as_tables', 'train_encodings', 'learned_effect']
+           'NumberEmbedding', 'check_numbers', 'number_model', 'as_tables', 'train_encodings', 'learned_effect']
 
 # %% ../../nbs/method/11_numbers.ipynb #6e110003
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -230,20 +230,26 @@ class NumberEmbedding(nn.Module):
             found.append(F.embedding(own.where((own >= 0) & (own < len(rows)), 0), rows))
         return torch.cat(found, 1).index_select(1, self.order)
 
+# %% ../../nbs/method/11_numbers.ipynb #6e110024
+def check_numbers(data: Data, fields: Collection[str], network: Network) -> None:
+    """Raises ValueError unless these fields of numbers can be embedded: a field is not of the data, the labels are not
+    0 and 1, or the backbone has weights of its own for each id."""
+    if unknown := [name for name in fields if name not in data.fields]:
+        raise ValueError(f"encoding of {unknown[0]!r}: the fields are {', '.join(data.fields)}")
+    if network.name != "MLP" or data.task.name != "binary":
+        raise ValueError(f"backbone {network.name}, task {data.task.name!r}: encodings of numbers are for the MLP and "
+                         "labels 0 and 1 alone; leave the numbers in buckets")
+
 
 def number_model(
     data: Data, dims: Mapping[str, int], encodings: Mapping[str, Encoding], network: Network = Network()
 ) -> DLRS:
     """A fresh model whose fields of numbers in `encodings` are embedded by these, the others by tables.
 
-    With one seed, the network starts from the same weights whatever the encodings. ValueError: a field is not of the
-    data or no number, the labels are not 0 and 1, or the backbone has weights of its own for each id.
+    With one seed, the network starts from the same weights whatever the encodings. ValueError: see `check_numbers`,
+    `number_grid`.
     """
-    if unknown := [name for name in encodings if name not in data.fields]:
-        raise ValueError(f"encoding of {unknown[0]!r}: the fields are {', '.join(data.fields)}")
-    if network.name != "MLP" or data.task.name != "binary":
-        raise ValueError(f"backbone {network.name}, task {data.task.name!r}: encodings of numbers are for the MLP and "
-                         "labels 0 and 1 alone; leave the numbers in buckets")
+    check_numbers(data, encodings, network)
     widths, tables = [dims[name] for name in data.fields], {}
     model = DLRS(data.cardinalities, widths, network)
     for m, vocabulary in enumerate(data.vocabularies):
