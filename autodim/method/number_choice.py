@@ -51,8 +51,8 @@ class Options:
 
     def __post_init__(self) -> None:
         if not self.fields or len(self.encodings) < 2:
-            raise ValueError(f"fields {self.fields}, encodings {self.encodings}: expected at least one field of numbers "
-                             "and two encodings to choose from")
+            raise ValueError(f"fields {self.fields}, encodings {self.encodings}: expected at least one field of "
+                             "numbers and two encodings to choose from")
 
     def mask(self) -> torch.Tensor:
         """Which field may have which encoding: all, bool [M, N]."""
