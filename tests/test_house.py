@@ -439,7 +439,8 @@ def test_configurations_name_parameters_of_their_experiments(root):
     known = {param.values[0].stem[4:]: set(parameters_of(param.values[0])) for param in EXPERIMENTS}
     for path in (root / "configs").glob("*.yaml"):
         named = set(yaml.safe_load(path.read_text()))
-        fitting = set().union(*known.values(), {"shared"}) if "shared" in named else known.get(path.stem, known["table3"])
+        own = known.get(path.stem) or known.get(path.stem.split("-")[0], known["table3"])  # stream-planted: of stream
+        fitting = set().union(*known.values(), {"shared"}) if "shared" in named else own
         assert named <= fitting, path.name
 
 

@@ -5,7 +5,8 @@ import pytest
 from numpy.testing import assert_allclose
 from sklearn.metrics import ndcg_score
 
-from autodim.method.retrieval import interactions, leave_last_out, ndcg_at, planted_interactions, ranks, recall_at
+from autodim.method.retrieval import (
+    interactions, leave_last_out, ndcg_at, planted_interactions, ranks, recall_at, recommend)
 from autodim.method.retrieval_baselines import BASELINES, ease, ials, item_knn, popularity, tuned
 
 
@@ -106,3 +107,29 @@ def test_neighbours_keep_k(data):
     one = item_knn(x, 1, 0)
     assert one.bytes == 8 * 40
     assert ((one.score(np.arange(60)) > 0).sum(1) <= 40).all()
+
+
+def test_the_best_items_are_those_of_a_loop_in_the_tables_names():
+    rng = np.random.default_rng(3)
+    frame = pd.DataFrame({"who": rng.choice([f"u{i}" for i in range(20)], 150),
+                          "what": rng.choice(list("zyxwvutsrq"), 150)})
+    data = interactions(frame, ["who"], ["what"], rng.permutation(150))
+    scores = rng.normal(size=(20, 10))
+    users, items, had = sorted(set(frame.who)), sorted(set(frame.what)), frame.groupby("who").what.agg(set)
+    found = recommend(lambda u: scores[u], data, k=3, batch=7)
+    for number, user in enumerate(users):
+        free = [i for i in np.argsort(-scores[number]) if items[i] not in had[user]][:3]
+        own = found[found.user == user]
+        assert own.item.tolist() == [items[i] for i in free] and own.place.tolist() == list(range(1, 1 + len(free)))
+        assert_allclose(own.score, scores[number, free])
+    some = recommend(lambda u: scores[u], data, ["u7", "u2"], k=3)
+    assert some.user.unique().tolist() == [u for u in ("u7", "u2") if u in set(found.user)]
+
+
+@pytest.mark.parametrize("change, says", [
+    ({"users": [3, 999]}, "user 999 is not in the table"), ({"k": 0}, "k=0; expected 1 item or more"),
+    ({"score": lambda u: np.full((len(u), 40), np.nan)}, "a score is NaN"),
+])
+def test_bad_wishes_are_named(data, change, says):
+    with pytest.raises(ValueError, match=says):
+        recommend(**{"score": lambda u: np.ones((len(u), 40)), "data": data} | change)

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['USER_FIELDS', 'ITEM_FIELDS', 'Scores', 'Interactions', 'leave_last_out', 'field_ids', 'interactions',
-           'movielens_interactions', 'planted_interactions', 'ranks', 'recall_at', 'ndcg_at']
+           'movielens_interactions', 'planted_interactions', 'ranks', 'recall_at', 'ndcg_at', 'recommend']
 
 # %% ../../nbs/method/15_retrieval.ipynb #5a150003
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,8 @@ class Interactions:
     val: np.ndarray  # the second last item of each user, int64 [U]; -1: the user has fewer than three
     test: np.ndarray  # the last one, the same
     ties: float  # share of held-out users whose last item is as old as the one before
+    user_names: pd.Index  # what the table calls each user [U]
+    item_names: pd.Index  # and each item [I]
 
     @property
     def cardinalities(self) -> tuple[int, ...]:
@@ -121,7 +123,8 @@ def interactions(
         parts[row, user[own]] = item[own]
     train = ~held | (place > 1)
     return Interactions(name, tuple(user_fields), tuple(item_fields), users, items,
-                        np.stack([user[train], item[train]], 1), parts[0], parts[1], ties)
+                        np.stack([user[train], item[train]], 1), parts[0], parts[1], ties,
+                        *(pd.Index(pairs[key].unique()).sort_values() for key in (user_fields[0], item_fields[0])))
 
 # %% ../../nbs/method/15_retrieval.ipynb #5a15000c
 USER_FIELDS = ("userId", "age", "occupation", "zip", "gender")
@@ -189,3 +192,37 @@ def recall_at(rank: np.ndarray, k: int) -> np.ndarray:
 def ndcg_at(rank: np.ndarray, k: int) -> np.ndarray:
     """NDCG at k of each user, by the rank of the one held-out item, between 0 and 1 [U]."""
     return np.where(rank <= k, 1 / np.log2(1 + rank), 0.0)
+
+# %% ../../nbs/method/15_retrieval.ipynb #5a150015
+def recommend(
+    score: Scores, data: Interactions, users: Sequence[Hashable] | None = None, k: int = 10, batch: int = 500
+) -> pd.DataFrame:  # fmt: skip
+    """The k best items for each user among those that it has not had: columns user, place (from 1), item, score.
+
+    Args:
+        score: such as `tower_scores` makes, or a baseline's `score`.
+        users: as the table names them; None: all. A user who has had nearly all items gets fewer than k.
+        batch: users that are scored at once.
+
+    Raises:
+        ValueError: a user is not in the table, k is less than 1, or a score is not a number.
+    """
+    own = np.arange(len(data.users)) if users is None else data.user_names.get_indexer(list(users))
+    if k < 1 or (own < 0).any():
+        unknown = "" if k < 1 else f": user {list(users)[(own < 0).argmax()]!r} is not in the table"
+        raise ValueError(f"recommend k={k}{unknown}; expected 1 item or more, for users that have interactions")
+    seen, made = data.matrix(), []
+    for start in range(0, len(own), batch):
+        some = own[start : start + batch]
+        s = np.array(score(some), np.float64)  # a copy, to write to
+        if np.isnan(s).any():
+            raise ValueError("recommend: a score is NaN; did training diverge?")
+        s[seen[some].nonzero()] = -np.inf
+        for held in (data.val[some], data.test[some]):
+            s[np.flatnonzero(held >= 0), held[held >= 0]] = -np.inf
+        best = np.argsort(-s, axis=1, kind="stable")[:, :k]
+        row, place = np.nonzero(np.isfinite(np.take_along_axis(s, best, 1)))
+        item = best[row, place]
+        made.append(pd.DataFrame({"user": data.user_names[some[row]], "place": place + 1,
+                                  "item": data.item_names[item], "score": s[row, item]}))
+    return pd.concat(made, ignore_index=True)
