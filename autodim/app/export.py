@@ -36,7 +36,7 @@ from ..data.files import json_value, write_bytes
 from ..data.table import encode_rows
 from ..data.vocabulary import Vocabulary, vocabulary_to_dict
 from ..method.lookup import FieldEmbedding
-from ..method.metrics import Metrics, predict
+from ..method.metrics import Measured, predict
 from ..method.models import DLRS
 from .storage import Trained
 from ..memory import decode
@@ -135,8 +135,8 @@ def fuxictr_feature_map(tables: Sequence[TableSpec], label: str) -> dict[str, ob
 class InRows(Judged):
     """What the validation rows say of a model whose tables FBGEMM holds."""
 
-    before: Metrics
-    after: Metrics
+    before: Measured
+    after: Measured
     error: float  # see `Judged`
 
 
@@ -171,7 +171,7 @@ class Within:
             for o, table in zip(c.offers, self.rows):
                 weight = modules[id(o.table.module)].weight
                 weight[o.table.rows, o.table.columns] = row_vectors(table).to(weight)
-        return InRows(*judged(c.before, predict(model, c.val), c.val.labels))
+        return InRows(*judged(c.before, predict(model, c.val), c.val.labels, c.task))
 
 # %% ../../nbs/app/03_export.ipynb #3f2e1c2e
 @contextmanager

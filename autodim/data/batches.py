@@ -50,6 +50,11 @@ class Task:
             return self.mean + self.scale * outputs
         return outputs.softmax(1) if self.name == "classes" else outputs.sigmoid()
 
+    def only_binary(self, words: str) -> None:
+        """Raises ValueError, with these words on what to do instead, unless labels are 0 and 1."""
+        if self.name != "binary":
+            raise ValueError(f"task {self.name!r}: {words}")
+
 
 # %% ../../nbs/data/03_batches.ipynb #a5199b8f
 class Part(NamedTuple):

@@ -18,11 +18,12 @@ from typing import Any
 import torch
 import torch.nn as nn
 
+from ..data.batches import Task
 from .allocation import Components, allocate, components, least_packed, predicted_loss
 from .compress import Judged, fewest, judged
 from .packing import PackedEmbedding, PackedTables, pack
 from .sensitivity import Groups, Table, frequency_groups, lookups, sensitivities
-from ..method.metrics import Metrics
+from ..method.metrics import Measured
 
 # %% ../../nbs/memory/05_modules.ipynb #a239f48a
 class Lookup(nn.Module):
@@ -119,22 +120,33 @@ def call(model: nn.Module, batch: Any) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Adapter:
-    """How a model is used, for `compress_modules`; ValueError: there is no such output."""
+    """How a model is used, for `compress_modules`; ValueError: there is no such output, or not of the task."""
 
-    forward: Callable[[nn.Module, Any], torch.Tensor] = call  # such a model and a batch to an output [B]; rows may
-    # not meet in it, and the model is in evaluation mode
+    forward: Callable[[nn.Module, Any], torch.Tensor] = call  # such a model and a batch to an output [B], or [B, K] of
+    # K classes; rows may not meet in it, and the model is in evaluation mode
     output: str = "logit"  # which of `OUTPUTS` that is
     keep: Collection[str] = ()  # names of modules that stay as they are
     sample: int = 60_000  # rows, at least, that the curvature is taken from
     sure: bool = False  # as in `Compression`
+    task: Task = Task()  # "logit" is then what a `Task.link` of it takes: of Task("regression"), the number itself
 
     def __post_init__(self) -> None:
         if self.output not in OUTPUTS:
             raise ValueError(f"output={self.output!r}: expected one of {', '.join(OUTPUTS)}")
+        if self.output == "probability":
+            self.task.only_binary('output="probability" is of labels 0 and 1 alone; let forward give numbers, or the '
+                                  "logits of classes")
 
     def out(self, model: nn.Module, batch: Any) -> torch.Tensor:
-        """The model's logits [B] of a batch, or its losses."""
-        got = self.forward(model, batch).flatten()
+        """The model's outputs [B] or [B, K] of a batch, or its losses [B]; ValueError: they are not so many."""
+        got, classes = self.forward(model, batch), self.task.name == "classes" and self.output != "loss"
+        if classes and got.shape[1:] != (self.task.classes,):
+            raise ValueError(f"outputs of shape {list(got.shape)} for {self.task.classes} classes: expected a logit for "
+                             "each, [B, K]; or a loss a row, said by output=\"loss\"")
+        if not classes and got.shape[1:].numel() != 1:
+            raise ValueError(f"outputs of shape {list(got.shape)}: expected one a row, [B]; of several classes, say "
+                             f"task=Task(\"classes\", {got.shape[-1]})")
+        got = got if classes else got.flatten()
         return got.double().clamp(1e-12, 1 - 1e-12).logit() if self.output == "probability" else got
 
 
@@ -147,8 +159,8 @@ class PackedModel(Judged):
     bytes: int  # of the packed tables
     full_bytes: int  # of the tables before
     predicted: float  # by how much the training loss should rise
-    before: Metrics | None = None  # of the validation rows, where there are some
-    after: Metrics | None = None
+    before: Measured | None = None  # of the validation rows, where there are some
+    after: Measured | None = None
     error: float = math.nan  # see `Judged`
 
 
@@ -172,7 +184,7 @@ def lookup_counts(
     with torch.no_grad():
         for batch in batches:
             with lookups(rows.values()) as found:
-                total += len(forward(batch).flatten())
+                total += len(forward(batch))
             for module, index, _ in found:
                 ids = index.flatten().cpu().long()
                 counts[names[id(module)]].index_add_(0, ids, torch.ones_like(ids))
@@ -188,17 +200,20 @@ def lookup_counts(
 def labelled_scores(
     adapter: Adapter, model: nn.Module, validation: Batches
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Logits and labels [n] of pairs of a batch and its labels; ValueError: that is not what they are."""
-    scores, labels = [], []
+    """Outputs and labels [n] of pairs of a batch and its labels; ValueError: that is not what they are."""
+    scores, labels, task = [], [], adapter.task
+    what = {"binary": "a label, 0 or 1,", "regression": "a finite number",
+            "classes": f"a class, 0 to {task.classes - 1},"}[task.name]
     for number, pair in enumerate(validation, 1):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise ValueError(f"validation, item {number}: expected a pair of a batch and its labels")
-        score, label = adapter.out(model, pair[0]), torch.as_tensor(pair[1]).flatten()
-        if len(score) != len(label) or not ((label == 0) | (label == 1)).all():
-            raise ValueError(f"validation, item {number}: expected a label, 0 or 1, for each of {len(score)} rows")
+        score, label = adapter.out(model, pair[0]), torch.as_tensor(pair[1]).flatten().double()
+        classes = (label >= 0) & (label < task.classes) & (label == label.round())
+        if len(score) != len(label) or not (label.isfinite() if task.name == "regression" else classes).all():
+            raise ValueError(f"validation, item {number}: expected {what} for each of {len(score)} rows")
         scores.append(score.cpu())
         labels.append(label.cpu().float())
-    if not labels or len(torch.cat(labels).unique()) < 2:
+    if not labels or task.name == "binary" and len(torch.cat(labels).unique()) < 2:
         raise ValueError("validation: expected rows of both classes, 0 and 1, to say what compression costs")
     return torch.cat(scores), torch.cat(labels)
 
@@ -213,7 +228,9 @@ class ModuleCompressor:
         tables = [Table(name, i, m, slice(0, len(m.weight))) for i, (name, m) in enumerate(rows.items())]
         for _ in (piece for table in tables for piece in table.pieces()):
             pass  # complains
-        out = partial(adapter.out, self.measured)
+        out, losses = partial(adapter.out, self.measured), adapter.output == "loss"
+        numbers = adapter.task.name == "regression" and not losses  # whose squared error has the curvature 2
+        forward = (lambda batch: 2**0.5 * out(batch)) if numbers else out
         total, counts = lookup_counts(out, rows, batches)
         for name in rows:
             silent = {s.padding_idx for s in self.measured.modules() if isinstance(s, Lookup) and s.rows is rows[name]}
@@ -227,7 +244,8 @@ class ModuleCompressor:
                       for c in self.counts]
             places = sum((2 if len(c) < 2**15 else 4) * len(c) for c in self.counts) if n > 1 else 0
             self.offers.append((places, [components(s) for s in sensitivities(
-                out, tables, self.counts, groups, islice(batches, 0, None, step), of_loss=adapter.output == "loss")]))
+                forward, tables, self.counts, groups, islice(batches, 0, None, step),
+                of_loss=numbers or losses)]))
 
     def within(self, max_bytes: float) -> PackedModel:
         """The model within a budget; ValueError: see `allocate`."""
@@ -254,8 +272,10 @@ def compress_modules(
         batches: of training rows. The more rows, the better are the frequencies; ids that never occur may get the
             mean of their table.
         max_bytes: a budget.
-        max_loss: AUC points (hundredths) by which validation may fall; the fewest bytes that keep to it are taken.
-        validation: pairs of a batch and its labels, 0 or 1, in the same order each time. They say what it costs.
+        max_loss: AUC points (hundredths) by which validation may fall, or as `Judged.loss` counts other tasks; the
+            fewest bytes that keep to it are taken.
+        validation: pairs of a batch and its labels, 0 or 1 or the task's, in the same order each time. They say what
+            it costs.
         adapter: how the model is used.
 
     Raises:
@@ -267,8 +287,8 @@ def compress_modules(
     if max_loss is not None and validation is None:
         raise ValueError(f"max_loss={max_loss}: validation rows say what is lost; give validation=[(batch, labels), …]")
     if validation is not None and adapter.output == "loss":
-        raise ValueError("validation rows are judged by their AUC, which losses do not have: give the logits or "
-                         "probabilities, and say so by output=")
+        raise ValueError("validation rows are judged by their AUC, RMSE or Logloss, which losses do not have: give the "
+                         "logits, probabilities or numbers, and say so by output=")
     for name, given in (("batches", batches), ("validation", validation or ())):
         if iter(given) is given:
             raise ValueError(f"{name} can be read but once: give a list of them, or a DataLoader")
@@ -282,7 +302,7 @@ def compress_modules(
         after, again = labelled_scores(adapter, found.model, validation)
         if not torch.equal(labels, again):
             raise ValueError("validation rows come in another order each time: give them without shuffling")
-        return replace(found, **dict(zip(("before", "after", "error"), judged(before, after, labels))))
+        return replace(found, **dict(zip(("before", "after", "error"), judged(before, after, labels, adapter.task))))
 
     return at(max_bytes) if max_loss is None else fewest(at(math.inf), at, least_packed(c.offers[0][1]), max_loss,
                                                          adapter.sure)

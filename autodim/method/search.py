@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['alpha_gradient', 'SearchConfig', 'SearchResult', 'Searcher', 'ValidationStream', 'run_epoch', 'run_epochs', 'search',
-           'supernet_auc']
+           'supernet_outputs', 'supernet_auc']
 
 # %% ../../nbs/method/06_search.ipynb #66fdef55
 from collections.abc import Sequence
@@ -240,8 +240,10 @@ def search(
 
 # %% ../../nbs/method/06_search.ipynb #a5dac0f9
 @torch.no_grad()
-def supernet_auc(model: SearchModel, part: Part, dims: Sequence[int] | None = None, batch_size: int = 8192) -> float:
-    """Search-time AUC on a part: each field fixed to its dimension in `dims` [M]; None: mixed by α, without noise."""
+def supernet_outputs(
+    model: SearchModel, part: Part, dims: Sequence[int] | None = None, batch_size: int = 8192
+) -> torch.Tensor:
+    """Search-time outputs [n] or [n, K] on a part: each field fixed to its dimension in `dims` [M]; None: mixed by α."""
     p = model.selection.alpha()
     if dims is not None:
         place = torch.tensor(model.selection.candidates.places(dims), device=p.device)
@@ -252,8 +254,17 @@ def supernet_auc(model: SearchModel, part: Part, dims: Sequence[int] | None = No
         for m in training:
             m.training = getattr(m, "track_running_stats", False)  # normalise by the batch, but drop nothing out
         with frozen_statistics(model):
-            logits = torch.cat([model(ids, p) for ids in part.ids.tensor_split(pieces)])
+            return torch.cat([model(ids, p) for ids in part.ids.tensor_split(pieces)])
     finally:
         for m, mode in training.items():
             m.training = mode
-    return auc(logits, part.labels)
+
+
+def supernet_auc(model: SearchModel, part: Part, dims: Sequence[int] | None = None, batch_size: int = 8192) -> float:
+    """Search-time AUC on a part: each field fixed to its dimension in `dims` [M]; None: mixed by α, without noise.
+
+    ValueError: labels are of another task.
+    """
+    model.task.only_binary("a search model's AUC is of labels 0 and 1 alone; take measure(supernet_outputs(model, part, "
+                           "dims), part.labels, model.task)")
+    return auc(supernet_outputs(model, part, dims, batch_size), part.labels)

@@ -121,7 +121,12 @@ ALTERNATIVES = {"logistic regression": logistic_regression, "boosted trees": boo
 
 
 def alternatives(data: Data, seed: int = 0, rows: int = ROWS, progress: bool = False) -> list[Alternative]:
-    """Both models on a split; none if the test rows, or those drawn of the others, lack a class."""
+    """Both models on a split; none if the test rows, or those drawn of the others, lack a class.
+
+    ValueError: labels are of another task.
+    """
+    data.task.only_binary("these models are fitted to labels 0 and 1 alone; fit scikit-learn's own for it to the ids of "
+                          "data.train")
     train, val = sampled(data.train, rows, seed), sampled(data.val, rows, seed)
     found, labels = [], data.test.labels.cpu()
     if any(len(set(y.tolist())) < 2 for y in (train[1], val[1], labels)):

@@ -84,7 +84,12 @@ def holm(p: Sequence[float]) -> np.ndarray:
 
 # %% ../../nbs/study/12_frontier.ipynb #4b9b264a
 def score(candidate: Candidate, data: Data) -> dict[str, float | str]:
-    """A candidate made and evaluated: bytes, AUC and Logloss, the loss that was predicted, bits by group as JSON."""
+    """A candidate made and evaluated: bytes, AUC and Logloss, the loss that was predicted, bits by group as JSON.
+
+    ValueError: labels are of another task.
+    """
+    data.task.only_binary("a frontier is of AUC, which labels 0 and 1 alone have; evaluate the candidate's model by "
+                          "evaluate(model, part, task=data.task)")
     made = candidate.make()
     val, test = evaluate(made.model, data.val), evaluate(made.model, data.test)
     return {"bytes": made.bytes, "val_auc": val.auc, "test_auc": test.auc, "val_logloss": val.logloss,

@@ -37,7 +37,8 @@ class Kept:
 
 
 def train_state(run: Run, data: Data, begun: Path, execution: Execution) -> dict[str, object]:
-    """Train the model of a run; its weights, and what is to be known of it."""
+    """Train the model of a run; its weights, and what is to be known of it. ValueError: labels are of another task."""
+    data.task.only_binary("models are kept of labels 0 and 1 alone; train and save it yourself, by train_choice")
     runtime = Runtime(run.seed if run.retrain_seed is None else run.retrain_seed, execution.device, execution.progress)
     runtime = with_state(runtime, run, data, begun, "train")
     choice = train_choice(data, find_dims(run, data)[0], run.dims[-1], run.train, run.network, runtime)
@@ -46,7 +47,8 @@ def train_state(run: Run, data: Data, begun: Path, execution: Execution) -> dict
 
 
 def checked(run: Run, data: Data, state: dict[str, object], path: Path) -> Kept:
-    """The model of a state, if it still does on these data what it did; ValueError: it does not."""
+    """The model of a state, if it still does on these data what it did; ValueError: it does not, or another task."""
+    data.task.only_binary("models are kept of labels 0 and 1 alone; train and save it yourself, by train_choice")
     way_out = f"remove {path} to train the model of {run.dataset}, seed {run.seed}, again"
     if state["fingerprint"] != data.fingerprint:
         raise ValueError(f"kept for data {state['fingerprint']}, but these are {data.fingerprint}: {way_out}")
