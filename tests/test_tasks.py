@@ -10,12 +10,15 @@ import torch
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import accuracy_score, log_loss, mean_squared_error
 
+from autodim.app.export import Within
 from autodim.data.batches import Data, Part, Task
 from autodim.data.encode import encode_table, task_of
 from autodim.data.files import DataError
 from autodim.data.split import Split, random_split
 from autodim.memory.compress import Compression, Compressor, apply_plan, compress, judged
+from autodim.memory.modules import Adapter, compress_modules
 from autodim.memory.recalibrate import recalibrate
+from autodim.memory.rowwise import row_vectors
 from autodim.memory.sensitivity import frequency_groups, model_tables, sensitivities
 from autodim.method.backbones import BACKBONES, Network
 from autodim.method.baselines import bias_only
@@ -23,8 +26,13 @@ from autodim.method.choice import train_choice
 from autodim.method.metrics import ClassMetrics, Errors, Metrics, evaluate, measure, predict
 from autodim.method.models import DLRS, SearchModel, loss_of, with_outputs
 from autodim.method.retrain import TrainConfig, fit, retrain
-from autodim.method.search import SearchConfig, alpha_gradient, search
+from autodim.method.search import SearchConfig, alpha_gradient, search, supernet_auc, supernet_outputs
 from autodim.method.lookup import uniform_candidates
+from autodim.study.alternatives import alternatives
+from autodim.study.frontier import score
+from autodim.study.grid import Execution
+from autodim.study.kept import checked, train_state
+from autodim.study.runs import Run
 from autodim.training.checkpoint import FileCheckpoint
 from autodim.training.runtime import Runtime
 
@@ -238,3 +246,100 @@ def test_the_error_of_a_loss_is_that_of_the_bootstrap(task):
     spread = np.std([measure(one[r], labels[r], task).loss(measure(two[r], labels[r], task)) for r in draws])
     assert 100 * error == pytest.approx(spread, rel=0.15)
     assert before.loss(after) > 0
+
+
+def test_a_search_model_has_outputs_of_its_task_and_an_auc_of_none_but_0_and_1():
+    data = table("classes", 300)
+    torch.manual_seed(0)
+    model = with_outputs(SearchModel(data.cardinalities, uniform_candidates(3, (1, 2, 3)), 1,
+                                     Network(hidden=(6,), dropout=0.0)), data.task)
+    p = torch.tensor([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])
+    expected = model(data.val.ids, p).detach()  # in training mode: BatchNorms look at the batch
+    torch.testing.assert_close(supernet_outputs(model, data.val, (3, 1, 2)), expected)
+    assert measure(supernet_outputs(model, data.val), data.val.labels, data.task).logloss > 0
+    with pytest.raises(ValueError, match="task 'classes': a search model's AUC is of labels 0 and 1 alone; take measure"):
+        supernet_auc(model, data.val)
+
+
+@pytest.mark.parametrize("task", ["regression", "classes"])
+def test_what_knows_0_and_1_alone_says_so(task, tmp_path):
+    data, run = table(task, 300), Run("planted", "Uniform", 0, dim=2)
+    for use, words in ((lambda: alternatives(data), "fitted to labels 0 and 1 alone; fit scikit-learn's own"),
+                       (lambda: score(None, data), "AUC, which labels 0 and 1 alone have; evaluate the candidate"),
+                       (lambda: train_state(run, data, tmp_path / "a", Execution()), "kept of labels 0 and 1 alone"),
+                       (lambda: checked(run, data, {}, tmp_path / "a"), "kept of labels 0 and 1 alone; train and save")):
+        with pytest.raises(ValueError, match=f"task '{task}': .*{words}"):
+            use()
+
+
+def test_tables_in_rows_are_judged_by_the_task(trained):
+    data, model = trained
+    c = Compressor(model, data, Compression(renumbered=False))
+    within = Within(c, 0.7 * c.full_bytes)
+    changed = copy.deepcopy(c.model)
+    for own, row in zip(model_tables(changed, data.fields), within.rows):
+        with torch.no_grad():
+            own.module.weight[own.rows, own.columns] = row_vectors(row).to(own.module.weight)
+    found = within.judged()
+    assert found.before == evaluate(model, data.val, task=data.task)
+    assert found.after == evaluate(changed, data.val, task=data.task) != found.before
+    assert found.error > 0
+
+
+class Theirs(torch.nn.Module):
+    """Anybody's model, [B, K] of K outputs, or [B] of one."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.a, self.b, self.net = torch.nn.Embedding(13, 5), torch.nn.Embedding(31, 5), torch.nn.Linear(10, outputs)
+
+    def forward(self, ids):
+        return self.net(torch.cat([self.a(ids[:, 0]), self.b(ids[:, 1])], 1)).squeeze(1)
+
+
+@pytest.fixture(scope="module", params=["regression", "classes"])
+def theirs(request):
+    data = table(request.param, 4000)
+    task = data.task if request.param == "classes" else Task("regression")  # the model gives the number itself
+    torch.manual_seed(0)
+    model, rows = Theirs(task.outputs), data.train
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    for _ in range(150):
+        loss = loss_of(model(rows.ids.long()), rows.labels, task)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    batches = [ids.long() for ids in rows.ids.split(200)]
+    return data, task, model, batches, [(data.val.ids.long(), data.val.labels)]
+
+
+def test_anybodys_model_for_another_task_is_packed(theirs):
+    """The rise of the training loss that is predicted, against what is measured; and the metrics of the task."""
+    data, task, model, batches, validation = theirs
+    made = compress_modules(model, batches, 0.17 * 4 * 5 * 44, validation=validation, adapter=Adapter(task=task))
+
+    def loss(own: torch.nn.Module) -> float:
+        return loss_of(own(data.train.ids.long()), data.train.labels, task).item()
+
+    assert 0.4 < (loss(made.model) - loss(model)) / made.predicted < 2.5
+    assert made.before == measure(model(validation[0][0]).detach(), data.val.labels, task)
+    assert made.loss == pytest.approx(made.before.loss(made.after)) and made.error > 0
+    limit = max(made.loss, 0.5)
+    least = compress_modules(model, batches, max_loss=limit, validation=validation, adapter=Adapter(task=task))
+    assert least.loss <= limit
+
+
+def test_a_model_of_another_task_is_not_taken_for_a_logit(theirs):
+    data, task, model, batches, validation = theirs
+    if task.name == "classes":
+        with pytest.raises(ValueError, match=r'shape \[200, 4\]: expected one a row, \[B\]; of several classes, say '
+                                             r'task=Task\("classes", 4\)'):
+            compress_modules(model, batches, 500)
+        wrong = Adapter(task=Task("classes", 3))
+        with pytest.raises(ValueError, match=r"shape \[200, 4\] for 3 classes"):
+            compress_modules(model, batches, 500, adapter=wrong)
+    odd = [(validation[0][0], data.val.labels + (0.5 if task.name == "classes" else float("inf")))]
+    with pytest.raises(ValueError, match="a class, 0 to 3, for each|a finite number for each of 800 rows"):
+        compress_modules(model, batches, 500, validation=odd, adapter=Adapter(task=task))
+    with pytest.raises(ValueError, match="probability.* is of labels 0 and 1 alone"):
+        Adapter(output="probability", task=task)
