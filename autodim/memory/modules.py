@@ -141,15 +141,15 @@ class Adapter:
         """The model's outputs [B] or [B, K] of a batch, or its losses [B]; ValueError: they are not so many."""
         got, classes = self.forward(model, batch), self.task.name == "classes" and self.output != "loss"
         if classes and got.shape[1:] != (self.task.classes,):
-            raise ValueError(f"outputs of shape {list(got.shape)} for {self.task.classes} classes: expected a logit for "
-                             "each, [B, K]; or a loss a row, said by output=\"loss\"")
+            raise ValueError(f"outputs of shape {list(got.shape)} for {self.task.classes} classes: expected a logit "
+                             "for each, [B, K]; or a loss a row, said by output='loss'")
         if not classes and got.shape[1:].numel() != 1:
             raise ValueError(f"outputs of shape {list(got.shape)}: expected one a row, [B]; of several classes, say "
                              f"task=Task(\"classes\", {got.shape[-1]})")
         got = got if classes else got.flatten()
         return got.double().clamp(1e-12, 1 - 1e-12).logit() if self.output == "probability" else got
 
-
+# %% ../../nbs/memory/05_modules.ipynb #277a035a
 @dataclass(frozen=True, eq=False)
 class PackedModel(Judged):
     """A model with packed tables; `modules` go to `save_packed`, and `with_packed` puts them back into the model."""

@@ -243,7 +243,7 @@ def search(
 def supernet_outputs(
     model: SearchModel, part: Part, dims: Sequence[int] | None = None, batch_size: int = 8192
 ) -> torch.Tensor:
-    """Search-time outputs [n] or [n, K] on a part: each field fixed to its dimension in `dims` [M]; None: mixed by α."""
+    """Search-time outputs [n] or [n, K] on a part: each field fixed to its dimension in `dims` [M]; None: mixed."""
     p = model.selection.alpha()
     if dims is not None:
         place = torch.tensor(model.selection.candidates.places(dims), device=p.device)
@@ -265,6 +265,6 @@ def supernet_auc(model: SearchModel, part: Part, dims: Sequence[int] | None = No
 
     ValueError: labels are of another task.
     """
-    model.task.only_binary("a search model's AUC is of labels 0 and 1 alone; take measure(supernet_outputs(model, part, "
-                           "dims), part.labels, model.task)")
+    model.task.only_binary("a search model's AUC is of labels 0 and 1 alone; take measure(supernet_outputs(model, part"
+                           ", dims), part.labels, model.task)")
     return auc(supernet_outputs(model, part, dims, batch_size), part.labels)

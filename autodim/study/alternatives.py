@@ -125,8 +125,8 @@ def alternatives(data: Data, seed: int = 0, rows: int = ROWS, progress: bool = F
 
     ValueError: labels are of another task.
     """
-    data.task.only_binary("these models are fitted to labels 0 and 1 alone; fit scikit-learn's own for it to the ids of "
-                          "data.train")
+    data.task.only_binary("these models are fitted to labels 0 and 1 alone; fit scikit-learn's own for it to the ids "
+                          "of data.train")
     train, val = sampled(data.train, rows, seed), sampled(data.val, rows, seed)
     found, labels = [], data.test.labels.cpu()
     if any(len(set(y.tolist())) < 2 for y in (train[1], val[1], labels)):

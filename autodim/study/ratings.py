@@ -132,7 +132,7 @@ def tuned_factors(data: Data, settings: Sequence[Mapping[str, float]]) -> tuple[
 def softmax_regression(
     data: Data, strengths: Sequence[float], max_iter: int = 100
 ) -> tuple[LogisticRegression, list[float]]:
-    """scikit-learn's multinomial logistic regression at the best C of `strengths`, and each one's validation Logloss."""
+    """scikit-learn's multinomial logistic regression at the best C of `strengths`; the validation Logloss of each."""
     x, x_val = (one_hot(part.ids.numpy(), data.cardinalities) for part in (data.train, data.val))
     rows, of_val = np.arange(x_val.shape[0]), data.val.labels.long().numpy()
     model, losses, best = LogisticRegression(max_iter=max_iter, warm_start=True), [], None
