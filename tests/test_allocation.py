@@ -11,8 +11,8 @@ import torch.nn as nn
 from scipy import integrate, stats
 
 from autodim.memory.allocation import (
-    TIES, Components, allocate, best_widths, components, concave, gaussian_quantiser, packed_bytes, predicted_loss,
-    rises, units_of,
+    PULL, TIES, Components, Ladder, allocate, best_rungs, best_widths, components, concave, gaussian_quantiser, halvings,
+    ladder, least_packed, packed_bytes, predicted_loss, rises, units_of,
 )  # fmt: skip
 from autodim.memory import sensitivity as page
 from autodim.memory.budget import knapsack
@@ -231,3 +231,76 @@ def test_ten_million_rows_would_fit_two_gibibytes(root):
     assert done.returncode == 0, done.stderr[-3000:]
     before, peak = map(int, done.stdout.split())
     assert peak - before < 220  # MiB: the table in float64 alone is 244
+
+
+# ---------------------------------------------------------------- how many groups
+
+def long_tailed(rng, v=300, d=4, groups=12, unseen=20) -> Sensitivity:
+    """A table with values that training never saw, and random sums of gradients of each group."""
+    counts = torch.tensor(np.sort(rng.zipf(1.6, v).clip(1, 3_000))[::-1].copy())
+    counts[:1], counts[v - unseen:] = 0, 0
+    table = Table("t", 0, nn.Embedding(v, d), slice(0, v))
+    own = frequency_groups(counts, groups)
+    roots = torch.tensor(rng.normal(size=(BLOCKS, len(own.starts), d, 2 * d)))
+    roots[:, [0, -1]] = 0
+    return Sensitivity(table, counts, own, roots @ roots.mT * 50, torch.full((BLOCKS,), 700.0).double())
+
+
+def by_loops(s: Sensitivity, first: Components, starts) -> np.ndarray:
+    """The score of each component in groups that begin at these places, from the definition, value by value."""
+    q, e = s.counts.double().numpy() / s.counts.sum().item(), s.table.weight().numpy()
+    mean = sum(q[v] * e[v] for v in range(len(e)))
+    fine, score = [*s.groups.starts, len(e)], np.zeros((len(first.decode), len(starts)))
+    whole = s.gradients.sum((0, 1)).numpy()
+    for k, (start, end) in enumerate(zip(starts, [*starts[1:], len(e)])):
+        ids = s.groups.order[start:end].tolist()
+        mass = sum(q[v] for v in ids)
+        inside = sum((s.gradients[:, g].sum(0).numpy() for g in range(len(fine) - 1) if start <= fine[g] < end), 0 * whole)
+        rows = s.rows.sum().item()
+        curvature = (inside + PULL * whole / rows) / (rows * mass + PULL)
+        for j, row in enumerate(first.decode.numpy()):
+            y = [(e[v] - mean) @ first.encode[:, j].numpy() for v in ids]
+            score[j, k] = row @ curvature @ row * sum(q[v] * a * a for v, a in zip(ids, y))
+    return score
+
+
+@seeds
+def test_a_rung_is_what_the_definition_says_of_its_groups(seed):
+    s = long_tailed(np.random.default_rng(seed))
+    for rung in ladder(s).rungs:
+        np.testing.assert_allclose(rung.score.numpy(), by_loops(s, rung, rung.groups.starts), rtol=1e-9, atol=1e-15)
+        assert torch.equal(rung.groups.order, s.groups.order) and set(rung.groups.starts) <= set(s.groups.starts)
+        sizes = rung.groups.sizes().tolist()
+        assert all(len({bool(n) for n in s.counts[own]}) == 1 for own in s.groups.order.split(sizes))  # seen, or not
+
+
+@pytest.mark.parametrize("seen, expected", [
+    ([True], [[0]]),
+    ([True] * 5, [[0, 1, 2, 3, 4], [0, 2, 4], [0, 4], [0]]),
+    ([False, True], [[0, 1]]),
+    ([False, False, True, True, True, False], [[0, 1, 2, 3, 4, 5], [0, 2, 4, 5], [0, 2, 5]]),
+])
+def test_neighbours_are_merged_by_twos(seen, expected):
+    assert halvings(seen) == expected
+
+
+@seeds
+def test_no_choice_of_rungs_for_all_tables_is_much_better(seed):
+    """All choices tried; what is missed is less than the largest step, as it is of bits alone."""
+    rng = np.random.default_rng(seed)
+    ladders = [ladder(long_tailed(rng, int(rng.integers(20, 300)), 3, 8, 4)) for _ in range(3)]
+    least = least_packed([own.rungs[-1] for own in ladders])
+    for budget in (least, least + 40, least + 150, least + 400):
+        chosen = best_rungs(ladders, budget)
+        plan = allocate(chosen, budget)
+        assert packed_bytes(chosen, plan) <= budget
+        every = [list(own) for own in product(*(own.rungs for own in ladders)) if least_packed(own) <= budget]
+        best = min(predicted_loss(own, allocate(own, budget)) for own in every)
+        step = max((r.gain for own in (chosen, *every) for u in units_of(own, "segment") for r in rises(own, u, range(9))),
+                   default=0) / 2
+        assert predicted_loss(chosen, plan) <= best + step
+
+
+def test_one_rung_alone_is_taken():
+    own = offer(np.random.default_rng(0))
+    assert best_rungs([Ladder([c], [[0]]) for c in own], 1.0) == own

@@ -113,7 +113,8 @@ def test_within_the_budget_and_with_all_bits_nearly_as_it_was(mode, sparse, tmp_
         assert found.full_bytes == 8 * (40 * 3 + 9 * 2) and set(found.modules) == {"words", "tags"}
         errors.append((torch.cat([found.model(b) for b in batches]) - logits).square().mean().item())
         assert not any("words" in n or "tags" in n for n, _ in found.model.named_parameters())
-    assert errors[0] < 1e-4 * logits.var() and errors == sorted(errors)
+    assert errors[0] < 1e-4 * logits.var()
+    assert all(a <= 1.05 * b for a, b in zip(errors, errors[1:]))  # with all bits the groups make no difference
     assert model.training and all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     save_packed(found.modules, tmp_path / "t")
     assert torch.equal(with_packed(model, load_packed(tmp_path / "t"))(batches[0]), found.model(batches[0]))

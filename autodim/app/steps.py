@@ -31,7 +31,7 @@ from autodim.app.workflow import (
 )  # fmt: skip
 from ..data.batches import Data, Part, joined
 from ..data.table import Prepared
-from ..memory.allocation import allocate, least_packed
+from ..memory.allocation import allocate
 from autodim.memory.compress import (
     Compressed, Compression, Compressor, apply_plan, least_bytes, plan_record, read_plan, renumbered_ids,
     smallest_budget,
@@ -288,7 +288,7 @@ def compressed_within(
 ) -> Compressed:  # fmt: skip
     """The compressor's model by a plan, else by the limit of the settings, which may be a share of `widest` bytes."""
     if plan is not None:
-        return packed_by(c, data, s, read_plan(plan, c.offers))
+        return packed_by(c, data, s, read_plan(plan, c.ladders))
     if s.max_loss is not None and s.recalibrate:
         return least_recalibrated(c, s.max_loss, data, *recalibration_of(s, data))
     if s.max_loss is not None:
@@ -299,8 +299,7 @@ def compressed_within(
 def along_budgets(c: Compressor) -> dict[str, list[dict[str, float]]]:
     """Bytes and validation AUC at a range of budgets, ours and with as many bits for every number as `BITS` has."""
     most = apply_plan(c, c.within(math.inf)).bytes
-    least = apply_plan(c, allocate(c.offers, math.inf, [0])).bytes
-    budgets = np.geomspace(min(max(2 * least, SMALLEST * most), most), most, POINTS).round().tolist()
+    budgets = np.geomspace(min(max(2 * c.least(), SMALLEST * most), most), most, POINTS).round().tolist()
     plans = {"ours": [c.within(budget) for budget in budgets],
              "uniform bits": [allocate(c.offers, math.inf, [b], "all") for b in BITS]}
     return {name: [{"bytes": found.bytes, "val_auc": found.after.auc} for found in (apply_plan(c, p) for p in some)]
@@ -341,9 +340,9 @@ def packed_refit(
     kept = Compressor(trained.model.to(c.before.device), everything)
     if plan is not None:
         final = within(kept, everything)
-        return packed_by(c, data, s, c.within(max(final.bytes, least_packed(c.offers)))), final, kept
+        return packed_by(c, data, s, c.within(max(final.bytes, c.least()))), final, kept
     found = within(c, data)
-    bits = kept.within(max(found.bytes, least_packed(kept.offers)))
+    bits = kept.within(max(found.bytes, kept.least()))
     return found, packed_by(kept, everything, replace(s, recalibrate=found.recalibrated), bits), kept
 
 # %% ../../nbs/app/05_steps.ipynb #0271d0eb

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['PULL', 'SIDE', 'OFFSET', 'WIDTH', 'STEP', 'Segment', 'TIES', 'MAX_BITS', 'gaussian_quantiser', 'Components',
-           'components', 'table_bits', 'component_bits', 'packed_bytes', 'least_packed', 'concave', 'units_of', 'Rise',
-           'rises', 'allocate', 'predicted_loss', 'best_widths']
+           'Moments', 'moments', 'scored', 'components', 'table_bits', 'component_bits', 'packed_bytes', 'least_packed',
+           'concave', 'units_of', 'Rise', 'rises', 'allocate', 'predicted_loss', 'Offer', 'Ladder', 'halvings',
+           'ladder', 'one_rung', 'best_rungs', 'best_widths']
 
 # %% ../../nbs/memory/02_allocation.ipynb #3c89c473
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -54,22 +55,48 @@ class Components(NamedTuple):
 PULL = 100  # rows of the whole field that are added to those of each group
 
 
-def components(s: Sensitivity, basis: Spectrum | None = None) -> Components:
-    """A table's components in a basis, its spectrum if there is none given, with the score of each in each group."""
-    basis = basis or spectrum(s.covariance(), s.curvature())
-    mean, of_ids, seen, sampled = s.mean(), s.groups.of_ids(), s.seen(), s.rows.sum()
-    mass = torch.zeros(len(s.groups.starts)).double()  # q of each group [K]
-    power = torch.zeros(len(mass), basis.encode.shape[1]).double()
+class Moments(NamedTuple):
+    """What training rows say of a table group by group: of groups that are merged, the sums."""
+
+    groups: Groups
+    mass: torch.Tensor  # q, the share of training rows [K]
+    power: torch.Tensor  # Σ q y² over the values of each group [K, r]
+    gradients: torch.Tensor  # Σ p(1-p) g gᵀ over sampled rows [K, d, d]
+
+    def merged(self, firsts: Sequence[int]) -> "Moments":
+        """Those of fewer groups, which begin with these, by their numbers; the first is 0."""
+        to = torch.bucketize(torch.arange(len(self.mass)), torch.tensor(firsts), right=True) - 1
+        sums = (torch.zeros(len(firsts), *x.shape[1:]).double().index_add_(0, to, x) for x in self[1:])
+        return Moments(Groups(self.groups.order, tuple(self.groups.starts[k] for k in firsts)), *sums)
+
+
+def moments(s: Sensitivity, encode: torch.Tensor) -> Moments:
+    """The moments of a table in the coordinates (e - μ) @ encode, by one pass over its vectors."""
+    mean, of_ids, seen = s.mean(), s.groups.of_ids(), s.seen()
+    mass = torch.zeros(len(s.groups.starts)).double()
+    power = torch.zeros(len(mass), encode.shape[1]).double()
     for rows, e in s.table.pieces():
         weights = s.counts[rows].double() / seen
         mass.index_add_(0, of_ids[rows], weights)
-        power.index_add_(0, of_ids[rows], ((e - mean) @ basis.encode).square() * weights.unsqueeze(1))
-    mass, power = s.total(mass), s.total(power)
-    variance = power / mass.clamp_min(1e-300).unsqueeze(1)  # [K, r]
-    curvature = (s.gradients.sum(0) + PULL * s.curvature()) / (sampled * mass + PULL).view(-1, 1, 1)  # [K, d, d]
+        power.index_add_(0, of_ids[rows], ((e - mean) @ encode).square() * weights.unsqueeze(1))
+    return Moments(s.groups, s.total(mass), s.total(power), s.gradients.sum(0))
+
+
+def scored(s: Sensitivity, basis: Spectrum, m: Moments) -> Components:
+    """A table's components in a basis, by the moments of its groups."""
+    variance = m.power / m.mass.clamp_min(1e-300).unsqueeze(1)  # [K, r]
+    rows = (s.rows.sum() * m.mass + PULL).view(-1, 1, 1)
+    curvature = (m.gradients + PULL * s.curvature()) / rows  # [K, d, d]
     dear = torch.einsum("jd,kde,je->kj", basis.decode, curvature, basis.decode)
-    score = mass.unsqueeze(1) * dear.clamp_min(0) * variance
-    return Components(s.table, s.groups, mean, basis.encode, basis.decode, variance.sqrt().T, score.T)
+    score = m.mass.unsqueeze(1) * dear.clamp_min(0) * variance
+    return Components(s.table, m.groups, s.mean(), basis.encode, basis.decode, variance.sqrt().T, score.T)
+
+
+def components(s: Sensitivity, basis: Spectrum | None = None) -> Components:
+    """A table's components in a basis, its spectrum if there is none given, with the score of each in each group."""
+    basis = basis or spectrum(s.covariance(), s.curvature())
+    return scored(s, basis, moments(s, basis.encode))
+
 
 # %% ../../nbs/memory/02_allocation.ipynb #ead3baa9
 SIDE, OFFSET, WIDTH, STEP = 16, 32, 4, 8  # bits of a number of μ or D, of a group's offset, of a b, of a step
@@ -205,6 +232,83 @@ def predicted_loss(offers: Sequence[Components], plan: Sequence[torch.Tensor]) -
     """By how much the expansion expects the training loss to rise, in nats."""
     shares = torch.tensor([gaussian_quantiser(b)[1] for b in range(MAX_BITS + 1)]).double()
     return sum((c.score * shares[bits.long()]).sum().item() for c, bits in zip(offers, plan, strict=True)) / 2
+
+# %% ../../nbs/memory/02_allocation.ipynb #9a0b5c02
+class Offer:
+    """A rung at any price: what its steps, the steepest first, save together, and the bits that they take."""
+
+    def __init__(self, c: Components) -> None:
+        steps = [rise for unit in units_of([c], "segment") for rise in rises([c], unit, range(MAX_BITS + 1))]
+        gain, cost = (np.array([getattr(rise, name) for rise in steps], float) for name in ("gain", "cost"))
+        order = np.argsort(-gain / cost, kind="stable")
+        self.prices = (gain / cost)[order[::-1]]  # rising
+        self.saved = np.append(0.0, gain[order].cumsum()) - c.score.sum().item()
+        self.bits = np.append(0.0, cost[order].cumsum()) + table_bits(c)
+
+    def at(self, price: float) -> tuple[float, float]:
+        """Loss, times 2 and below 0, and bits, where a stored bit costs so much loss."""
+        n = len(self.prices) - int(np.searchsorted(self.prices, price))
+        return self.saved[n], self.bits[n]
+
+
+class Ladder:
+    """A table with fewer and fewer groups: its components in all, then with every two neighbours merged, and so on."""
+
+    def __init__(self, rungs: Sequence[Components], firsts: Sequence[Sequence[int]]) -> None:
+        self.rungs, self.firsts = list(rungs), list(firsts)
+
+    @cached_property
+    def offers(self) -> list[Offer]:
+        """What each has to offer."""
+        return [Offer(c) for c in self.rungs]
+
+    def best(self, price: float) -> tuple[int, float]:
+        """The rung that is worth most at a price, and its bits."""
+        values = [offer.at(price) for offer in self.offers]
+        k = max(range(len(values)), key=lambda k: values[k][0] - price * values[k][1])
+        return k, values[k][1]
+
+
+def halvings(seen: Sequence[bool]) -> list[list[int]]:
+    """With which groups those of each rung begin; what training has not `seen` is not merged with what it has."""
+    found = [list(range(len(seen)))]
+    while True:
+        fewer, alone = [], False
+        for k, before in zip(found[-1], [None, *found[-1]]):
+            alone = not (alone and seen[k] == seen[before])
+            fewer += [k] * alone
+        if len(fewer) == len(found[-1]):
+            return found
+        found.append(fewer)
+
+
+def ladder(s: Sensitivity, firsts: Sequence[Sequence[int]] | None = None) -> Ladder:
+    """All rungs of a table, the most groups first, or those whose groups begin with `firsts`."""
+    basis = spectrum(s.covariance(), s.curvature())
+    m = moments(s, basis.encode)
+    firsts = firsts or halvings((m.mass > 0).tolist())
+    return Ladder([scored(s, basis, m.merged(own)) for own in firsts], firsts)
+
+
+def one_rung(s: Sensitivity) -> Ladder:
+    """A table in all its groups alone."""
+    return ladder(s, [range(len(s.groups.starts))])
+
+
+def best_rungs(ladders: Sequence[Ladder], max_bytes: float) -> list[Components]:
+    """Of each table the number of groups with which all lose least, by prediction, within a budget of bytes.
+
+    If nothing fits, each has its fewest.
+    """
+    if all(len(own.rungs) == 1 for own in ladders):
+        return [own.rungs[0] for own in ladders]
+    low, high, budget = 1e-30, 1e6, 8 * min(max_bytes, 2**60) - 14  # two arrays are rounded up to whole bytes
+    for _ in range(80):
+        price = (low * high) ** 0.5
+        fits = sum(own.best(price)[1] for own in ladders) <= budget
+        low, high = (low, price) if fits else (price, high)
+    return [own.rungs[own.best(high)[0]] for own in ladders]
+
 
 # %% ../../nbs/memory/02_allocation.ipynb #5846ff13
 def best_widths(offers: Sequence[Components], max_bytes: float) -> list[int]:

@@ -23,7 +23,7 @@ from ..data.batches import Data, DiskPart, Part, Task, batches
 from ..data.files import DataError, write_bytes
 from ..data.vocabulary import Vocabulary
 from autodim.memory.allocation import (
-    MAX_BITS, OFFSET, SIDE, Components, allocate, components, least_packed, predicted_loss,
+    MAX_BITS, OFFSET, SIDE, Components, Ladder, allocate, best_rungs, ladder, least_packed, one_rung, predicted_loss,
 )  # fmt: skip
 from .packing import PackedTables, pack
 from .sensitivity import Groups, frequency_groups, model_tables, sample_rows, sensitivities
@@ -44,16 +44,17 @@ def renumbered_vocabularies(vocabularies: Sequence[Vocabulary], groups: Sequence
                  for v, g in zip(vocabularies, groups, strict=True))
 
 # %% ../../nbs/memory/04_compress.ipynb #51e6e880
-PLAN_FORMAT = 1
+PLAN_FORMAT = 2  # 1 had no "groups": each table all that it can have
 
 
 def plan_record(plan: Sequence[torch.Tensor], offers: Sequence[Components]) -> dict[str, object]:
-    """Bits [r, K] of each table as JSON can hold them: a string of digits a component, a digit a group."""
+    """A plan, bits [r, K] of each table, as JSON can hold it: groups, and a string a component with a digit a group."""
     tables = {c.table.name: ["".join(map(str, row)) for row in bits.tolist()] for c, bits in zip(offers, plan)}
     for rows in tables.values():
         while rows and not rows[-1].strip("0"):
             rows.pop()
-    return {"format": PLAN_FORMAT, "bits": tables}
+    groups = {c.table.name: bits.shape[1] for c, bits in zip(offers, plan)}
+    return {"format": PLAN_FORMAT, "groups": groups, "bits": tables}
 
 
 def write_plan(record: Mapping[str, object], path: str | Path) -> None:
@@ -61,7 +62,7 @@ def write_plan(record: Mapping[str, object], path: str | Path) -> None:
     write_bytes(path, json.dumps(record, ensure_ascii=False, indent=1).encode())
 
 
-def read_plan(path: str | Path, offers: Sequence[Components]) -> list[torch.Tensor]:
+def read_plan(path: str | Path, ladders: Sequence[Ladder]) -> list[torch.Tensor]:
     """Bits [r, K] of each table, as `write_plan` wrote them or somebody edited them.
 
     Raises:
@@ -69,21 +70,25 @@ def read_plan(path: str | Path, offers: Sequence[Components]) -> list[torch.Tens
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        tables, version = content["bits"], content["format"]
+        tables, version, groups = content["bits"], content["format"], content.get("groups", {})
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise DataError(f"{path} is no plan: expected JSON with the keys format and bits") from None
-    if version != PLAN_FORMAT or not isinstance(tables, dict):
+    if version not in (1, PLAN_FORMAT) or not isinstance(tables, dict) or not isinstance(groups, dict):
         raise DataError(f"{path} has format {version!r}, this autodim reads plans of format {PLAN_FORMAT}")
-    names = [c.table.name for c in offers]
+    names = [own.rungs[0].table.name for own in ladders]
     if set(tables) != set(names):
         odd = [f"this one has no table {name!r}" for name in tables if name not in names]
         odd += [f"{name!r} is not in the plan" for name in names if name not in tables]
         raise DataError(f"{path} is of another model: {odd[0]}" + f", and {len(odd) - 1} more" * (len(odd) > 1))
     plan = []
-    for c in offers:
-        bits, rows = torch.zeros(c.score.shape, dtype=torch.uint8), tables[c.table.name]
+    for name, own in zip(names, ladders):
+        sizes = {c.score.shape[1]: c for c in own.rungs}
+        if (k := groups.get(name, max(sizes))) not in sizes:
+            raise DataError(f"{path}, table {name!r}: groups {k!r}, expected one of {', '.join(map(str, sizes))}")
+        c, rows = sizes[k], tables[name]
+        bits = torch.zeros(c.score.shape, dtype=torch.uint8)
         if not isinstance(rows, list) or len(rows) > len(bits):
             raise DataError(f"{path}, table {c.table.name!r}: expected a list of at most {len(bits)} components")
         for j, row in enumerate(rows):
@@ -183,6 +188,7 @@ class Compression:
     """Settings of `compress`."""
 
     groups: int = 16  # frequency groups of a field, at most
+    merge: bool = True  # neighbours become one where all tables together are predicted to lose less in the same bytes
     sample: int = 60_000  # training rows for the curvature, at most
     batch_size: int = 2_000  # of these rows
     sure: bool = False  # a tolerated loss holds for the upper end of its interval, not for its estimate alone
@@ -197,7 +203,7 @@ class Compressed(Judged):
     model: nn.Module  # in evaluation mode
     modules: dict[str, PackedTables]  # its packed tables, by the names of the modules whose place they take
     plan: list[torch.Tensor]  # bits of each component and group of each table
-    groups: list[Groups]  # of each field
+    groups: list[Groups]  # of each field, before any were merged: the order of its values
     vocabularies: tuple[Vocabulary, ...]  # of the ids that the model takes
     bytes: int  # of the packed tables
     full_bytes: int  # of the tables before, in float32
@@ -220,9 +226,10 @@ def values_of(data: Data, groups: int) -> tuple[list[torch.Tensor], list[Groups]
     return counts, [frequency_groups(c, groups, pinned=(0, v.missing_id)) for c, v in zip(counts, data.vocabularies)]
 
 
-def smallest_budget(data: Data, widths: Sequence[int], tables: int = 1, groups: int = Compression.groups) -> int:
+def smallest_budget(data: Data, widths: Sequence[int], tables: int = 1) -> int:
     """The least bytes that packed tables of these widths [M] take, so many for each field, whatever a model learns."""
-    offsets = [OFFSET * (len(g.starts) - 1) for g in values_of(data, groups)[1]]
+    seen = [counts[own.order] > 0 for counts, own in zip(*values_of(data, 1), strict=True)]
+    offsets = [OFFSET * int((s[1:] != s[:-1]).sum()) for s in seen]  # where seen and unseen values meet
     return tables * sum(SIDE * width + offset for width, offset in zip(widths, offsets, strict=True)) // 8
 
 
@@ -245,10 +252,15 @@ class Compressor:
         numbers = data.task.name == "regression"  # whose squared error (z - y)² has the curvature 2
         found = sensitivities((lambda ids: 2**0.5 * self.model(ids)) if numbers else self.model, tables, self.counts,
                               self.groups, (batch.ids for batch in looked_at), processes, of_loss=numbers)
-        self.offers = [components(s) for s in found]
+        self.ladders = [(ladder if settings.merge else one_rung)(s) for s in found]
         self.vocabularies = (renumbered_vocabularies(data.vocabularies, self.groups) if settings.renumbered
                              else data.vocabularies)
         self.full_bytes = 4 * sum(len(c.groups.order) * len(c.mean) for c in self.offers)
+
+    @property
+    def offers(self) -> list[Components]:
+        """What each table has to offer in all its groups."""
+        return [own.rungs[0] for own in self.ladders]
 
     def parts(self) -> dict[str, list[int]]:
         """Which of the offers belong to which module."""
@@ -261,15 +273,33 @@ class Compressor:
         rows = [[len(self.offers[i].groups.order) for i in own] for own in self.parts().values()]
         return 0 if self.settings.renumbered else sum((2 if max(r) < 2**15 else 4) * sum(r) for r in rows)
 
+    def least(self) -> int:
+        """The smallest budget that is possible."""
+        return least_packed([own.rungs[-1] for own in self.ladders]) + self.places()
+
     def within(self, max_bytes: float) -> list[torch.Tensor]:
-        """The plan for a budget of bytes; ValueError: see `allocate`."""
-        return allocate(self.offers, max_bytes - self.places())
+        """The plan for a budget of bytes: bits [r, K] of each table, its K groups chosen, too; see `allocate`."""
+        budget = max_bytes - self.places()
+        return allocate(best_rungs(self.ladders, budget), budget)
+
+    def offers_of(self, plan: Sequence[torch.Tensor]) -> list[Components]:
+        """What a plan, of bits [r, K], chooses from. ValueError: a table cannot have so many groups."""
+        made = []
+        for own, bits in zip(self.ladders, plan, strict=True):
+            sizes = {c.score.shape[1]: c for c in own.rungs}
+            if bits.shape[1] not in sizes:
+                raise ValueError(f"table {own.rungs[0].table.name!r} can have {', '.join(map(str, sizes))} groups, the "
+                                 f"plan has {bits.shape[1]}: make a plan anew")
+            made.append(sizes[bits.shape[1]])
+        return made
 
 # %% ../../nbs/memory/04_compress.ipynb #3cd3d95b
 def apply_plan(c: Compressor, plan: Sequence[torch.Tensor]) -> Compressed:
     """The compressor's model with its tables packed by a plan, scored on the validation rows."""
+    all_offers = c.offers_of(plan)
+
     def packed(own: Sequence[int]) -> PackedTables:
-        offers = [c.offers[i] for i in own]
+        offers = [all_offers[i] for i in own]
         counts = [c.counts[o.table.field] for o in offers]
         return pack(offers, [plan[i] for i in own], counts, c.settings.renumbered).to(c.before.device)
 
@@ -279,7 +309,7 @@ def apply_plan(c: Compressor, plan: Sequence[torch.Tensor]) -> Compressed:
         ids = renumbered_ids(ids, c.groups)
     scores = predict(model, Part(ids, labels))
     return Compressed(model, modules, list(plan), c.groups, c.vocabularies, sum(m.nbytes() for m in modules.values()),
-                      c.full_bytes, predicted_loss(c.offers, plan), *judged(c.before, scores, labels, c.task))
+                      c.full_bytes, predicted_loss(all_offers, plan), *judged(c.before, scores, labels, c.task))
 
 
 def least_bytes(c: Compressor, max_loss: float, precision: float = 1.02) -> Compressed:
@@ -288,8 +318,7 @@ def least_bytes(c: Compressor, max_loss: float, precision: float = 1.02) -> Comp
     ValueError: with all bits that there are, it falls by more, or, where the settings want to be `sure`, may do so.
     """
     best = apply_plan(c, c.within(math.inf))
-    least = least_packed(c.offers) + c.places()
-    return fewest(best, lambda budget: apply_plan(c, c.within(budget)), least, max_loss, c.settings.sure, precision)
+    return fewest(best, lambda budget: apply_plan(c, c.within(budget)), c.least(), max_loss, c.settings.sure, precision)
 
 # %% ../../nbs/memory/04_compress.ipynb #1540a88a
 def compress(
@@ -321,5 +350,5 @@ def compress(
     if max_loss is not None:
         return least_bytes(c, max_loss)
     if plan is not None:
-        return apply_plan(c, read_plan(plan, c.offers))
+        return apply_plan(c, read_plan(plan, c.ladders))
     return apply_plan(c, c.within(max_bytes if max_space is None else max_space * c.full_bytes))

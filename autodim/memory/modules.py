@@ -19,7 +19,7 @@ import torch
 import torch.nn as nn
 
 from ..data.batches import Task
-from .allocation import Components, allocate, components, least_packed, predicted_loss
+from .allocation import Ladder, allocate, best_rungs, ladder, least_packed, one_rung, predicted_loss
 from .compress import Judged, fewest, judged
 from .packing import PackedEmbedding, PackedTables, pack
 from .sensitivity import Groups, Table, frequency_groups, lookups, sensitivities
@@ -238,23 +238,25 @@ class ModuleCompressor:
                 counts[name][silent.pop()] = 0
         step, self.counts = max(1, total // adapter.sample), list(counts.values())
         self.full_bytes = sum(m.weight.nbytes for m in rows.values())
-        self.offers: list[tuple[int, list[Components]]] = []  # and the bytes that places of ids take with them
+        self.ladders: list[tuple[int, list[Ladder]]] = []  # and the bytes that places of ids take with them
         for n in (1, 16):
             groups = [frequency_groups(c, n, pinned=()) if n > 1 else Groups(torch.arange(len(c)), (0,))
                       for c in self.counts]
             places = sum((2 if len(c) < 2**15 else 4) * len(c) for c in self.counts) if n > 1 else 0
-            self.offers.append((places, [components(s) for s in sensitivities(
+            self.ladders.append((places, [(ladder if n > 1 else one_rung)(s) for s in sensitivities(
                 forward, tables, self.counts, groups, islice(batches, 0, None, step),
                 of_loss=numbers or losses)]))
 
     def within(self, max_bytes: float) -> PackedModel:
         """The model within a budget; ValueError: see `allocate`."""
         plans = []
-        for places, offers in self.offers:
-            room, least = max_bytes - places, least_packed(offers)
+        for places, ladders in self.ladders:
+            room, least = max_bytes - places, least_packed([own.rungs[-1] for own in ladders])
             if places == 0 or least <= room:
-                apart = room - 2 * (len(offers) - 1)  # each table is packed by itself, and its arrays end with a byte
-                plans.append((offers, allocate(offers, max(least, apart) if least <= room else room), places == 0))
+                apart = room - 2 * (len(ladders) - 1)  # each table is packed by itself, and its arrays end with a byte
+                budget = max(least, apart) if least <= room else room
+                offers = best_rungs(ladders, budget)
+                plans.append((offers, allocate(offers, budget), places == 0))
         offers, plan, renumbered = min(plans, key=lambda p: predicted_loss(*p[:2]))
         modules = {c.table.name: pack([c._replace(table=c.table._replace(field=0))], [bits], [own], renumbered).to(
             c.table.module.weight.device) for c, bits, own in zip(offers, plan, self.counts)}
@@ -304,5 +306,6 @@ def compress_modules(
             raise ValueError("validation rows come in another order each time: give them without shuffling")
         return replace(found, **dict(zip(("before", "after", "error"), judged(before, after, labels, adapter.task))))
 
-    return at(max_bytes) if max_loss is None else fewest(at(math.inf), at, least_packed(c.offers[0][1]), max_loss,
-                                                         adapter.sure)
+    if max_loss is None:
+        return at(max_bytes)
+    return fewest(at(math.inf), at, least_packed([own.rungs[-1] for own in c.ladders[0][1]]), max_loss, adapter.sure)

@@ -14,7 +14,6 @@ import torch.nn as nn
 from tqdm import tqdm
 
 from ..data.batches import Data, Part
-from .allocation import least_packed
 from .compress import Compressed, Compressor, apply_plan, fewest, judged, least_bytes, renumbered_ids
 from .sensitivity import sample_rows
 from ..method.metrics import predict
@@ -90,7 +89,7 @@ def least_recalibrated(
         ValueError: see `least_bytes` and `recalibrate`.
     """
     first = least_bytes(c, max_loss)
-    least = max(first.bytes // 2, least_packed(c.offers) + c.places())
+    least = max(first.bytes // 2, c.least())
     with tqdm(total=6, desc="recalibrate", disable=runtime.quiet, leave=False) as bar:
         def at(budget: float) -> Compressed:
             made = apply_plan(c, c.within(budget))

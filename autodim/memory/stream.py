@@ -14,7 +14,7 @@ import torch
 import torch.nn as nn
 
 from ..data.batches import Data, Part, batches
-from .allocation import components
+from .allocation import ladder
 from .compress import Compressor
 from .sensitivity import Sensitivity, model_tables, sample_rows, sensitivities
 from ..method.metrics import predict
@@ -76,7 +76,8 @@ class Follower:
     def compressor(self, val: Part) -> Compressor:
         """A compressor by the sums of now, which judges by these rows."""
         made = copy.copy(self.first)
-        made.model, made.offers = self.model, [components(s) for s in self.sums]
+        made.model = self.model
+        made.ladders = [ladder(s, old.firsts) for s, old in zip(self.sums, self.first.ladders)]
         made.counts = list({s.table.field: s.counts for s in self.sums}.values())
         made.val, made.before = val, predict(self.model, val)
         return made
@@ -85,10 +86,7 @@ class Follower:
 def fitted_plan(plan: Sequence[torch.Tensor], c: Compressor) -> list[torch.Tensor]:
     """An older plan's bits [r, K] in the shapes of a compressor's offers; ValueError: a table has other groups."""
     made = []
-    for bits, offer in zip(plan, c.offers, strict=True):
-        if bits.shape[1] != offer.score.shape[1]:
-            raise ValueError(f"table {offer.table.name!r}: the plan has {bits.shape[1]} groups and the rows of now "
-                             f"give {offer.score.shape[1]}: make a plan anew")
+    for bits, offer in zip(plan, c.offers_of(plan), strict=True):
         new = torch.zeros(offer.score.shape, dtype=torch.uint8)
         new[: len(bits)] = bits[: len(new)]
         made.append(new)

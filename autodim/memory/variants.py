@@ -15,7 +15,7 @@ import torch
 import torch.nn as nn
 
 from ..data.batches import Data
-from .allocation import Components, allocate, components, packed_bytes, predicted_loss
+from .allocation import Components, allocate, one_rung, packed_bytes, predicted_loss
 from .compress import Compression, Compressor, with_tables
 from .packing import pack
 from .sensitivity import Groups, Sensitivity, Table
@@ -56,12 +56,13 @@ class NewIds(nn.Module):
 
 def packed(c: Compressor, plan: Sequence[torch.Tensor]) -> Made:
     """The compressor's model with its tables packed by a plan, for the ids of the data; the new ids cost no byte."""
-    counts = [c.counts[o.table.field] for o in c.offers]
-    modules = {name: pack(*([of[i] for i in own] for of in (c.offers, plan, counts)))
+    offers = c.offers_of(plan)
+    counts = [c.counts[o.table.field] for o in offers]
+    modules = {name: pack(*([of[i] for i in own] for of in (offers, plan, counts)))
                for name, own in c.parts().items()}
     model = NewIds(with_tables(c.model, modules), c.groups).eval()
-    bits = {o.table.name: own.long().sum(0).tolist() for o, own in zip(c.offers, plan)}
-    return Made(sum(m.nbytes() for m in modules.values()), model, predicted_loss(c.offers, plan), bits)
+    bits = {o.table.name: own.long().sum(0).tolist() for o, own in zip(offers, plan)}
+    return Made(sum(m.nbytes() for m in modules.values()), model, predicted_loss(offers, plan), bits)
 
 # %% ../../nbs/memory/10_variants.ipynb #f7daa599
 def with_curvature(table: Table, counts: torch.Tensor, groups: Groups, curvature: torch.Tensor) -> Sensitivity:
@@ -83,8 +84,8 @@ def first_layer(model: nn.Module) -> list[torch.Tensor]:
 def with_metric(c: Compressor, curvatures: Sequence[torch.Tensor] | None = None) -> Compressor:
     """The same compressor with the tables' components by other curvatures, G [d, d] of each; None: unit matrices."""
     changed, unit = copy.copy(c), [torch.eye(len(o.mean)).double() for o in c.offers]
-    changed.offers = [components(with_curvature(o.table, c.counts[o.table.field], o.groups, g))
-                      for o, g in zip(c.offers, unit if curvatures is None else curvatures, strict=True)]
+    changed.ladders = [one_rung(with_curvature(o.table, c.counts[o.table.field], o.groups, g))
+                       for o, g in zip(c.offers, unit if curvatures is None else curvatures, strict=True)]
     return changed
 
 # %% ../../nbs/memory/10_variants.ipynb #4f722b8a
@@ -94,9 +95,8 @@ FULL = (8, 4)  # bits of what is stored where bits are not allotted
 def within(c: Compressor, budgets: Sequence[int], settings: dict[str, object],
            plan_for: Callable[[int], Sequence[torch.Tensor]]) -> Iterator[Candidate]:  # fmt: skip
     """A candidate for each budget of bytes, but those too small for what every plan of the compressor takes."""
-    least = packed_bytes(c.offers, [torch.zeros(o.score.shape, dtype=torch.uint8) for o in c.offers])
     for budget in budgets:
-        if budget >= least:
+        if budget >= c.least():
             yield Candidate(settings | {"max_bytes": budget}, lambda budget=budget: packed(c, plan_for(budget)))
 
 
@@ -143,8 +143,8 @@ def truncated(c: Compressor, budgets: Sequence[int]) -> Iterator[Candidate]:
     """Candidates by truncated SVD: for each budget and precision, the largest rank that fits, the same for all."""
     cut = copy.copy(c)
     cut.groups = [Groups(g.order, (0,)) for g in c.groups]
-    cut.offers = [components(with_curvature(o.table, torch.ones(len(o.groups.order)), cut.groups[o.table.field],
-                                            torch.eye(len(o.mean)).double())) for o in c.offers]
+    cut.ladders = [one_rung(with_curvature(o.table, torch.ones(len(o.groups.order)), cut.groups[o.table.field],
+                                           torch.eye(len(o.mean)).double())) for o in c.offers]
     ranks = range(1, 1 + max(len(o.score) for o in cut.offers))
     for bits in FULL:
         plans = [[(torch.arange(len(o.score)) < r).to(torch.uint8).unsqueeze(1) * bits for o in cut.offers]
@@ -171,7 +171,7 @@ def merged(c: Compressor, budgets: Sequence[int]) -> Iterator[Candidate]:
         cut.groups = groups(least)
         sensitivities = [with_curvature(o.table, c.counts[m], cut.groups[m], torch.eye(len(o.mean)).double())
                          for o in plain for m in [o.table.field]]
-        cut.offers = [components(s) for s in sensitivities]
+        cut.ladders = [one_rung(s) for s in sensitivities]
         return packed(cut, plan(cut.groups, bits))
 
     cuts = [groups(least) for least in steps]
