@@ -268,7 +268,7 @@ class Ladder:
         k = max(range(len(values)), key=lambda k: values[k][0] - price * values[k][1])
         return k, values[k][1]
 
-
+# %% ../../nbs/memory/02_allocation.ipynb #9a0b5c04
 def halvings(seen: Sequence[bool]) -> list[list[int]]:
     """With which groups those of each rung begin; what training has not `seen` is not merged with what it has."""
     found = [list(range(len(seen)))]

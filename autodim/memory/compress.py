@@ -232,7 +232,7 @@ def smallest_budget(data: Data, widths: Sequence[int], tables: int = 1) -> int:
     offsets = [OFFSET * int((s[1:] != s[:-1]).sum()) for s in seen]  # where seen and unseen values meet
     return tables * sum(SIDE * width + offset for width, offset in zip(widths, offsets, strict=True)) // 8
 
-
+# %% ../../nbs/memory/04_compress.ipynb #9a0b5c11
 class Compressor:
     """What must be known of a trained model to compress it to any budget.
 
