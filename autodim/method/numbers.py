@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['FINE', 'PLACES', 'KINDS', 'Grid', 'bin_values', 'number_grid', 'quantile_knots', 'tree_knots', 'piecewise',
            'in_buckets', 'OnBasis', 'places_of', 'Periodic', 'AutoDis', 'Encoding', 'sized', 'NumberTable',
-           'NumberEmbedding', 'check_numbers', 'number_model', 'as_tables', 'train_encodings', 'learned_effect']
+           'StackedNumbers', 'NumberEmbedding', 'check_numbers', 'number_model', 'as_tables', 'train_encodings',
+           'learned_effect']
 
 # %% ../../nbs/method/11_numbers.ipynb #6e110003
 from collections.abc import Collection, Mapping, Sequence
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from ..data.batches import Data
 from ..data.vocabulary import Vocabulary, quantile_edges
 from .backbones import Network
-from .lookup import FieldEmbedding
+from .lookup import FieldEmbedding, block_starts
 from .models import DLRS, embedding_parameters
 from .retrain import FitResult, TrainConfig, fit
 from ..training.runtime import Runtime
@@ -204,6 +205,22 @@ class NumberTable(nn.Module):
         return torch.cat([self.missing, self.numbers(), self.missing][: 2 + self.last])
 
 # %% ../../nbs/method/11_numbers.ipynb #6e110016
+class StackedNumbers(nn.Module):
+    """The tables of the fields of numbers of one width, one below the other: ids [B, M] to [B, K·d] of these K."""
+
+    def __init__(self, tables: Mapping[int, NumberTable]) -> None:
+        super().__init__()
+        self.fields, self.tables = list(tables), nn.ModuleList(tables.values())
+        rows = [table.shape[0] for table in self.tables]
+        self.register_buffer("rows", torch.tensor(rows), persistent=False)
+        self.register_buffer("offsets", torch.tensor(block_starts(rows)), persistent=False)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        own = ids[:, self.fields]
+        places = own.where((own >= 0) & (own < self.rows), 0) + self.offsets
+        return F.embedding(places, torch.cat([table() for table in self.tables])).flatten(1)
+
+
 class NumberEmbedding(nn.Module):
     """Look up every field: ids [B, M] to [B, Σ dims], columns in the order of the fields.
 
@@ -214,21 +231,20 @@ class NumberEmbedding(nn.Module):
 
     def __init__(self, cardinalities: Sequence[int], dims: Sequence[int], tables: Mapping[int, NumberTable]) -> None:
         super().__init__()
-        self.dims, self.places = tuple(dims), tuple(tables)
-        self.tables = nn.ModuleList(tables.values())
+        self.dims = tuple(dims)
         self.others = [m for m in range(len(dims)) if m not in tables]
-        self.names = FieldEmbedding([cardinalities[m] for m in self.others], [dims[m] for m in self.others]
-                                    ) if self.others else None
-        starts = np.cumsum([0, *dims])
-        columns = [j for m in (*self.others, *self.places) for j in range(starts[m], starts[m + 1])]
+        of_others = [dims[m] for m in self.others]
+        self.names = FieldEmbedding([cardinalities[m] for m in self.others], of_others) if self.others else None
+        widths = sorted({dims[m] for m in tables})
+        self.groups = nn.ModuleList(StackedNumbers({m: t for m, t in tables.items() if dims[m] == d}) for d in widths)
+        starts = block_starts(dims)
+        columns = [starts[m] + j for m in (*self.others, *(m for group in self.groups for m in group.fields))
+                   for j in range(dims[m])]
         self.register_buffer("order", torch.tensor(columns).argsort(), persistent=False)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         found = [self.names(ids[:, self.others])] if self.others else []
-        for m, table in zip(self.places, self.tables):
-            own, rows = ids[:, m], table()
-            found.append(F.embedding(own.where((own >= 0) & (own < len(rows)), 0), rows))
-        return torch.cat(found, 1).index_select(1, self.order)
+        return torch.cat(found + [group(ids) for group in self.groups], 1).index_select(1, self.order)
 
 # %% ../../nbs/method/11_numbers.ipynb #6e110024
 def check_numbers(data: Data, fields: Collection[str], network: Network) -> None:
