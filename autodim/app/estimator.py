@@ -25,7 +25,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from .page import page, summary, write_page
 from .settings import Settings, check_settings, documented
 from .settings import settings_from_dict, settings_to_dict, table_options
-from .steps import check_budget, compress_step, search_step, train_step
+from .steps import asked_numbers, check_budget, compress_step, search_step, train_step
 from .storage import Trained, load_trained, read_with_care, save_trained
 from ..data.batches import Part
 from ..data.files import DataError
@@ -126,6 +126,7 @@ class TrainedClassifier(ClassifierMixin, BaseEstimator):
         self.trained_, self.schema_, self.vocabularies_ = trained, trained.schema, trained.vocabularies
         self.classes_, self.dims_, self.model_ = trained.classes, dict(trained.dims), trained.model
         self.record_, self.space_ = trained.record, trained.record["outcomes"][0]["space"]
+        self.numbers_ = dict(trained.record.get("numbers", {}))
         return self
 
     def _name_features(self, schema: Schema) -> None:
@@ -191,6 +192,7 @@ class AutoDim(TrainedClassifier, Settings):
     Attributes:
         dims_, space_, alpha_: dimension of each field, share of the widest embedding's parameters, α [M, N].
         search_history_, curve_, outcomes_: the search's steps, AUC against Space, trained choice and rivals by name.
+        numbers_: how fields were embedded that `numerical` gives a kind, or "auto".
         classes_, schema_, vocabularies_, model_, record_, trained_: what `predict_proba` and `report` need.
     """
 
@@ -211,6 +213,7 @@ class AutoDim(TrainedClassifier, Settings):
         if has_names(X):  # of an array, scikit-learn has noted the number of columns
             self._name_features(prepared.schema)
         check_budget(settings, prepared)
+        asked_numbers(settings, prepared)
         found = search_step(settings, prepared)
         trained, self.outcomes_, self.curve_ = train_step(settings, prepared, found)
         self.alpha_ = pd.DataFrame(found.alpha.numpy(), prepared.data.fields, settings.dims)

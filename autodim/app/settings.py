@@ -8,8 +8,8 @@ __all__ = ['BACKBONES', 'FORMATS', 'COUNT', 'COUNT_OR_NONE', 'SEED', 'SHARE', 'P
            'LAYERS', 'CANDIDATES', 'VARIANT', 'NETWORK', 'DEVICE', 'FOLDER', 'ANY', 'HINTS', 'SETTINGS', 'BEFORE',
            'Range', 'is_number', 'is_whole', 'are_whole', 'is_backbone', 'split_names', 'read_name', 'read_names',
            'read_counts', 'read_buckets', 'read_as', 'read_bytes', 'read_path', 'read_mark', 'Setting',
-           'MethodSettings', 'Settings', 'check_settings', 'settings_to_dict', 'settings_from_dict', 'table_options',
-           'add_flags', 'given', 'as_flags', 'shell_words', 'documented', 'settings_table']
+           'MethodSettings', 'Settings', 'check_settings', 'settings_to_dict', 'settings_from_dict', 'encodings_asked',
+           'table_options', 'add_flags', 'given', 'as_flags', 'shell_words', 'documented', 'settings_table']
 
 # %% ../../nbs/app/04_settings.ipynb #624cbbad
 import argparse
@@ -258,7 +258,8 @@ class Settings(MethodSettings):
         "columns whose values are taken as they are, kept in any case", NAMES, "prepare", metavar="A,B",
         read=read_names)] = ()
     numerical: Annotated[Mapping[str, int | str] | None, Setting(
-        "columns that are numbers, and their buckets", ANY, "prepare", metavar="A:10,B:criteo",
+        "columns that are numbers, and their buckets; in Python also how they are embedded, as {'price': 'auto'}", ANY,
+        "prepare", metavar="A:10,B:criteo",
         read=read_buckets)] = None
     exclude: Annotated[Collection[str], Setting(
         "columns to leave out", NAMES, "prepare", metavar="A,B", read=read_names)] = ()
@@ -341,6 +342,23 @@ def settings_from_dict(record: Mapping[str, object]) -> Settings:
     return Settings(**BEFORE | {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()})
 
 # %% ../../nbs/app/04_settings.ipynb #1d772506
+def encodings_asked(settings: Settings) -> dict[str, str]:
+    """Which columns are to be embedded as numbers, and how: a kind of [numbers](../method/11_numbers.ipynb), or "auto".
+
+    ValueError: a column has another text for a rule.
+    """
+    numerical = settings.numerical if isinstance(settings.numerical, Mapping) else {}
+    asked = {str(name): rule for name, rule in numerical.items() if isinstance(rule, str) and rule != "criteo"}
+    if asked:
+        from autodim.method.numbers import KINDS  # here alone, lest the parser of the commands wait for PyTorch
+
+        for name, rule in asked.items():
+            if rule not in (*KINDS, "auto"):
+                raise ValueError(f"numerical: column {name!r} has the rule {rule!r}, expected 'criteo' or a number of "
+                                 f"buckets, or how it is embedded: 'auto', {', '.join(map(repr, KINDS))}")
+    return asked
+
+
 def table_options(settings: Settings) -> tuple["ColumnOptions", "SplitOptions"]:
     """What the settings say of a table's columns and of its split; a column may be called by its number."""
     from autodim.data.columns import ColumnOptions, ReadOptions
@@ -349,7 +367,10 @@ def table_options(settings: Settings) -> tuple["ColumnOptions", "SplitOptions"]:
     s, numerical = settings_from_dict(settings_to_dict(settings)), settings.numerical
     categorical, exclude = (tuple(map(str, columns)) for columns in (s.categorical, s.exclude))
     if isinstance(numerical, Mapping):
-        numerical = {str(name): rule for name, rule in numerical.items()}
+        embedded = encodings_asked(settings)
+        if embedded:
+            from autodim.method.numbers import FINE
+        numerical = {str(name): FINE if str(name) in embedded else rule for name, rule in numerical.items()}
     missing, reading = tuple(map(str, s.missing)), ReadOptions(s.sep, s.names, s.decimal)
     return (ColumnOptions(categorical, numerical, exclude, s.min_count, missing, s.positive, reading),
             SplitOptions(None if s.time is None else str(s.time), s.validation, s.test, s.random_state))

@@ -6,9 +6,10 @@
 __all__ = ['SHORT', 'FAST', 'SMALL', 'SMALL_DROPOUT', 'ALPHA_STEPS', 'ALPHA_TRAVEL', 'FROM_TABLE', 'BITS', 'SMALLEST', 'POINTS',
            'default_repeats', 'default_batch_size', 'default_tau_decay', 'default_f', 'default_alpha_lr',
            'default_dropout', 'fitted_settings', 'network_of', 'runtime_of', 'warn_of_few_steps', 'check_budget',
-           'choose_dims', 'search_config', 'search_step', 'finished_search', 'tidy_search', 'curve_of', 'calibrated',
-           'beside', 'all_rows', 'refitted', 'train_step', 'packed_by', 'recalibration_of', 'compressed_within',
-           'along_budgets', 'auc_change', 'compression_record', 'packed_refit', 'compress_step', 'within_step']
+           'choose_dims', 'search_config', 'search_step', 'finished_search', 'tidy_search', 'curve_of', 'asked_numbers',
+           'calibrated', 'beside', 'all_rows', 'refitted', 'train_step', 'packed_by', 'recalibration_of',
+           'compressed_within', 'along_budgets', 'auc_change', 'compression_record', 'packed_refit', 'compress_step',
+           'within_step']
 
 # %% ../../nbs/app/05_steps.ipynb #672f5c13
 import math
@@ -23,11 +24,11 @@ import pandas as pd
 import torch
 
 from .export import Within
-from .settings import Settings, settings_to_dict
+from .settings import Settings, encodings_asked, settings_to_dict
 from .storage import Trained
 from autodim.app.workflow import (
     auc_covariance, auc_space_curve, choose, combined_interval, make_record, rivals, search_checkpoint, search_dims,
-    train_dims, uniform_within,
+    search_kinds, train_dims, train_encoded, uniform_within,
 )  # fmt: skip
 from ..data.batches import Data, Part, joined
 from ..data.table import Prepared
@@ -41,6 +42,7 @@ from ..method.backbones import Network
 from ..method.calibration import calibration_record, platt
 from ..method.choice import Choice
 from ..method.metrics import auc, predict
+from ..method.numbers import check_numbers, number_grid
 from ..method.retrain import TrainConfig
 from ..method.search import SearchConfig, SearchResult
 from ..training.checkpoint import FileCheckpoint, State
@@ -187,6 +189,21 @@ def curve_of(settings: Settings, prepared: Prepared, found: SearchResult) -> pd.
     here = replace(prepared, data=prepared.data.to(s.device))
     return auc_space_curve(here, found, s.dims, s.pad_to, network_of(s))
 
+# %% ../../nbs/app/05_steps.ipynb #6e300011
+def asked_numbers(settings: Settings, prepared: Prepared) -> dict[str, str]:
+    """Which fields are to be embedded as numbers, and how; see `encodings_asked`.
+
+    ValueError: the network cannot take them, or one of them is no number that can be embedded.
+    """
+    s, data = settings, prepared.data
+    asked = {name: kind for name, kind in encodings_asked(s).items() if name in data.fields}
+    if asked:
+        check_numbers(data, asked, network_of(fitted_settings(s, len(data.train.labels))))
+        for m, vocabulary in enumerate(data.vocabularies):
+            if vocabulary.name in asked:
+                number_grid(vocabulary, data.train.ids[:, m], data.train.labels)
+    return asked
+
 # %% ../../nbs/app/05_steps.ipynb #bfc91ec2
 def calibrated(choice: Choice, data: Data) -> tuple[float, float]:
     """Slope and intercept of Platt scaling for a trained choice, from the validation rows; see `platt`."""
@@ -215,12 +232,13 @@ def all_rows(data: Data) -> Data:
 
 
 def refitted(
-    prepared: Prepared, own: Choice, d_max: int, config: TrainConfig, network: Network, runtime: Runtime
-) -> torch.nn.Module:
+    prepared: Prepared, own: Choice, d_max: int, config: TrainConfig, network: Network, runtime: Runtime,
+    train: Callable[..., Choice] = train_dims,
+) -> torch.nn.Module:  # fmt: skip
     """A trained choice trained anew on the rows of all three parts, for the epochs that were best."""
     config = replace(config, epochs=own.best_epoch, last=True)
     everything = replace(prepared, data=all_rows(prepared.data))
-    return train_dims(everything, own.dims, d_max, config, network, runtime).model
+    return train(everything, own.dims, d_max, config, network, runtime).model
 
 # %% ../../nbs/app/05_steps.ipynb #58c1ffc2
 def train_step(
@@ -238,11 +256,15 @@ def train_step(
     config = TrainConfig(s.epochs, s.patience, s.batch_size, s.lr, s.sparse, s.weight_decay, s.validations)
     chosen = dict(dims or choose_dims(s, prepared, found.alpha))
     within = uniform_within(prepared, d_max, s.max_space, s.max_bytes, s.pad_to, network)
+    kinds = search_kinds(prepared, asked_numbers(s, prepared), chosen, search_config(s, len(data.train.labels)),
+                         network, runtime)
+    train = partial(train_encoded, kinds=kinds) if kinds else train_dims
+    kept = train if kinds else partial(train_dims, folder=s.folder)
     named = {"AutoDim": chosen} | (rivals(chosen, data, d_max, within) if s.rivals else {})
 
     def trial(seed: int) -> dict[str, Choice]:
         made = {tuple(each.values()): each for each in named.values()}  # a choice may be its own rival
-        made = {widths: train_dims(prepared, each, d_max, config, network, replace(runtime, seed=seed), s.folder)
+        made = {widths: kept(prepared, each, d_max, config, network, replace(runtime, seed=seed))
                 for widths, each in made.items()}
         return {name: made[tuple(each.values())] for name, each in named.items()}
 
@@ -253,6 +275,7 @@ def train_step(
     calibration = calibrated(own, data) if s.calibrate else (1.0, 0.0)
     record = make_record(prepared, found, curve, [choices, *others], settings_to_dict(s), network)
     record["settings"] = settings_to_dict(settings)
+    record |= {"numbers": kinds} if kinds else {}
     record["from_table"] = {name: getattr(s, name) for name in FROM_TABLE if getattr(settings, name) is None}
     record["calibration"] = calibration_record(own.scores, data.test.labels.cpu().numpy(), calibration)
     if s.rivals and processes.rank == 0:
@@ -261,7 +284,7 @@ def train_step(
         record["data"]["rows"]["test"] = record["data"]["positives"]["test"] = 0
     model, judged = own.model, own.model if s.refit else None
     if s.refit:
-        model = refitted(prepared, own, d_max, config, network, runtime)
+        model = refitted(prepared, own, d_max, config, network, runtime, train)
         record["refit"] = {"rows": sum(record["data"]["rows"].values()), "epochs": own.best_epoch}
     trained = Trained(prepared.schema, data.vocabularies, prepared.classes, own.dims, model, network, record,
                       calibration, judged)

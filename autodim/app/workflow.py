@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['ENTROPY', 'HANDFUL', 'SAME', 'NO_VERDICT', 'UNIFORM_WORDS', 'Trial', 'search_checkpoint', 'search_dims', 'decision',
-           'undecided_words', 'choose', 'train_dims', 'uniform_within', 'rivals', 'combined_interval', 'Difference',
-           'interval_words', 'mean_val_aucs', 'equal_space_rival', 'budget_rival', 'auc_covariance', 'differences',
-           'auc_space_curve', 'choice_record', 'model_bytes', 'mean_logloss', 'make_record']
+           'undecided_words', 'choose', 'train_dims', 'uniform_within', 'rivals', 'search_kinds', 'train_encoded',
+           'combined_interval', 'Difference', 'interval_words', 'mean_val_aucs', 'equal_space_rival', 'budget_rival',
+           'auc_covariance', 'differences', 'auc_space_curve', 'choice_record', 'model_bytes', 'mean_logloss',
+           'make_record']
 
 # %% ../../nbs/app/00_workflow.ipynb #0d8d1853
 import math
@@ -23,14 +24,17 @@ from ..method.backbones import Network
 from ..method.baselines import uniform_dims
 from ..memory.budget import budget_parameters, dims_within, space_curve, table_bytes
 from ..data.batches import Data
+from ..data.columns import BUCKETS
 from ..method.metrics import delong
 from ..study.inference import MARGIN, Z, half_width
 from ..method.lookup import uniform_candidates
 from ..method.selection import entropy
-from ..method.choice import Choice, file_checkpoint, train_choice
+from ..method.choice import Choice, TimedCheckpoint, file_checkpoint, score_choice, train_choice
 from ..method.metrics import logloss, space
 from ..training.checkpoint import FileCheckpoint, key_of
 from ..training.runtime import Runtime
+from ..method.number_choice import Options, search_encodings
+from ..method.numbers import KINDS, Encoding, as_tables, sized, train_encodings
 from ..method.retrain import TrainConfig
 from ..method.search import SearchConfig, SearchResult, search, supernet_auc
 from ..study.runs import environment, search_record
@@ -118,6 +122,36 @@ def rivals(dims: Mapping[str, int], data: Data, d_max: int, within: int | None =
     around = {max(1, math.floor(equal + 1e-9)), min(d_max, math.ceil(equal - 1e-9)), within or d_max} - {d_max}
     named = {f"uniform {d}": uniform_dims(data.fields, d) for d in sorted(around)}
     return named | {"widest": uniform_dims(data.fields, d_max)}
+
+# %% ../../nbs/app/00_workflow.ipynb #6e300002
+def search_kinds(
+    prepared: Prepared, asked: Mapping[str, str], dims: Mapping[str, int], config: SearchConfig = SearchConfig(),
+    network: Network = Network(), runtime: Runtime = Runtime(),
+) -> dict[str, str]:  # fmt: skip
+    """The kind of each field of numbers: that which is asked for, or, for "auto", what `search_encodings` finds."""
+    auto = tuple(name for name, kind in asked.items() if kind == "auto")
+    if not auto:
+        return dict(asked)
+    d = max(dims.values())
+    options = tuple(sized(kind, Encoding("buckets", BUCKETS).parameters(d), d) for kind in KINDS)
+    found = search_encodings(prepared.data, dims, Options(auto, options), config, network, runtime)
+    return {**asked, **{name: encoding.kind for name, encoding in found.encodings.items()}}
+
+
+def train_encoded(
+    prepared: Prepared, dims: Mapping[str, int], d_max: int, config: TrainConfig, network: Network, runtime: Runtime,
+    kinds: Mapping[str, str],
+) -> Choice:  # fmt: skip
+    """Train and score a choice of dimensions with fields of numbers of these kinds, as `train_dims` does others.
+
+    Each encoding has at most the parameters of `BUCKETS` buckets; the model of the choice has plain tables.
+    """
+    data, clock = prepared.data.to(runtime.device), TimedCheckpoint(runtime)
+    encodings = {name: sized(kind, Encoding("buckets", BUCKETS).parameters(dims[name]), dims[name])
+                 for name, kind in kinds.items()}
+    fitted = train_encodings(data, dims, encodings, config, network, clock.runtime)
+    plain = replace(fitted, model=as_tables(fitted.model.eval(), data.cardinalities, network))
+    return score_choice(plain, data, dims, d_max, network, clock.seconds())
 
 # %% ../../nbs/app/00_workflow.ipynb #b1e94946
 def combined_interval(by_seed: Sequence[float], row_variance: float) -> tuple[float, float, float]:

@@ -1,0 +1,81 @@
+"""Numbers of the estimator: chosen or named embeddings predict alike after saving and in ONNX; errors name the column."""
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+
+from autodim.app.estimator import AutoDim, load
+from autodim.app.export import write_onnx
+from autodim.data.files import DataError
+from autodim.data.table import encode_rows
+from autodim.method.metrics import predict
+from autodim.method.numbers import KINDS
+
+SMALL = AutoDim(dims=(2, 4), hidden=(8,), dropout=0.0, search_epochs=2, epochs=4, batch_size=100, rivals=False)
+
+
+def table(n: int = 2000) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"price": np.exp(rng.standard_normal(n)), "visits": rng.poisson(3, n),
+                          "shop": rng.choice(list("abcd"), n)})
+    chance = 1 / (1 + np.exp(-3 * np.sin(2 * np.log(frame.price))))
+    frame["click"] = (rng.random(n) < chance).astype(int)
+    frame.loc[rng.random(n) < 0.1, "price"] = np.nan
+    return frame
+
+
+@pytest.fixture(scope="module")
+def fitted() -> AutoDim:
+    return clone(SMALL).set_params(numerical={"price": "auto", "visits": "piecewise"}).fit(table(), label="click")
+
+
+def test_kinds_are_chosen_or_kept_and_predictions_follow_the_number(fitted):
+    assert fitted.numbers_["price"] in KINDS and fitted.numbers_["visits"] == "piecewise"
+    rows = table().drop(columns="click").head(3).assign(price=[1e9, 1e12, np.nan])
+    one, other, _ = fitted.predict_proba(rows.assign(shop="a", visits=1))[:, 1]
+    assert one == other  # beyond the last bin all numbers are one
+    assert clone(SMALL).fit(table(), label="click").numbers_ == {}
+
+
+def test_predictions_are_those_of_the_saved_model_and_of_its_graph(fitted, tmp_path):
+    rows = table().drop(columns="click")
+    chances = fitted.predict_proba(rows)
+    fitted.save(tmp_path / "model")
+    again = load(tmp_path / "model")
+    np.testing.assert_array_equal(again.predict_proba(rows), chances)
+    assert again.numbers_ == fitted.numbers_
+    onnxruntime = pytest.importorskip("onnxruntime")
+    write_onnx(again.model_, list(again.dims_), tmp_path / "m.onnx", again.trained_.calibration)
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    ids = encode_rows(rows, again.vocabularies_, again.schema_.missing).numpy().astype(np.int64)
+    np.testing.assert_allclose(session.run(None, {"ids": ids})[0], chances[:, 1], atol=1e-5)
+
+
+def test_it_learns_from_all_rows_and_packs_as_other_fields_do():
+    both = clone(SMALL).set_params(numerical={"price": "periodic"}, refit=True, max_loss=5.0).fit(table(), label="click")
+    assert both.record_["numbers"] == {"price": "periodic"} and both.record_["refit"]["rows"] == 2000
+    assert np.isfinite(both.predict_proba(table().drop(columns="click"))).all()
+
+
+@pytest.mark.parametrize("settings, error, words", [
+    ({"numerical": {"price": "spline"}}, ValueError, "column 'price' has the rule 'spline', expected .*'auto'.*'autodis'"),
+    ({"numerical": {"cost": "auto"}}, DataError, "numerical: column 'cost' is not in the table"),
+    ({"numerical": {"shop": "auto"}}, DataError, "column 'shop'"),
+    ({"numerical": {"price": "auto"}, "backbone": "FM"}, ValueError, "backbone FM.* leave the numbers in buckets"),
+])  # fmt: skip
+def test_an_error_names_the_column_and_the_way_out(settings, error, words):
+    with pytest.raises(error, match=words):
+        clone(SMALL).set_params(**settings).fit(table(), label="click")
+
+
+def test_scores_do_not_depend_on_what_the_frame_calls_its_missing_numbers(fitted):
+    rows = table().drop(columns="click").head(50)
+    plain = predict(fitted.model_, _part(fitted, rows))
+    np.testing.assert_array_equal(plain, predict(fitted.model_, _part(fitted, rows.astype({"price": "Float64"}))))
+
+
+def _part(model: AutoDim, rows: pd.DataFrame):
+    from autodim.data.batches import Part
+
+    ids = encode_rows(rows, model.vocabularies_, model.schema_.missing)
+    return Part(ids, ids[:, 0].float())
