@@ -59,6 +59,10 @@ def test_a_row_has_possible_numbers(name):
         if "bits" in row:  # of a compressed model: no training of its own
             assert 0 < float(row["share"]) == int(row["bytes"]) / int(row["full_bytes"]) <= 2, f"{name} line {line}"
             continue
+        if "number_parameters" in row:  # an encoding of numbers
+            assert int(row["number_parameters"]) >= 0 < float(row["best_epoch"]) <= 30, f"{name} line {line}"
+            assert row["method"] == "fine" or json.loads(row["choice"]), f"{name} line {line}"
+            continue
         assert 0 < float(row["space"]) <= 1, f"{name} line {line}"
         assert 0 < int(row["test_positives"]) < int(row["n_test"]), f"{name} line {line}"
         assert 0 < float(row["best_epoch"]) <= float(row["epochs"]), f"{name} line {line}"

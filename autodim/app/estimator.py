@@ -126,6 +126,7 @@ class TrainedClassifier(ClassifierMixin, BaseEstimator):
         self.trained_, self.schema_, self.vocabularies_ = trained, trained.schema, trained.vocabularies
         self.classes_, self.dims_, self.model_ = trained.classes, dict(trained.dims), trained.model
         self.record_, self.space_ = trained.record, trained.record["outcomes"][0]["space"]
+        self.numbers_ = dict(trained.record.get("numbers", {}))
         return self
 
     def _name_features(self, schema: Schema) -> None:
@@ -140,9 +141,8 @@ class TrainedClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         if not has_names(X):
             X = validate_data(self, X, dtype=None, ensure_all_finite=False, reset=False)
-        fields = [v.name for v in self.vocabularies_]
         if isinstance(X, str | Path):
-            options, label = table_options(self)[0], self.schema_.label
+            options, label, fields = table_options(self)[0], self.schema_.label, [v.name for v in self.vocabularies_]
             rows = read_table(X, fields, True, replace(options, reading=replace(options.reading, label=label)))
         else:
             rows = as_frame(X)
@@ -190,6 +190,7 @@ class AutoDim(TrainedClassifier, Settings):
 
     Attributes:
         dims_, space_, alpha_: dimension of each field, share of the widest embedding's parameters, α [M, N].
+        numbers_: how fields are embedded to which `numerical` gives a kind, or "auto".
         search_history_, curve_, outcomes_: the search's steps, AUC against Space, trained choice and rivals by name.
         classes_, schema_, vocabularies_, model_, record_, trained_: what `predict_proba` and `report` need.
     """
@@ -218,11 +219,6 @@ class AutoDim(TrainedClassifier, Settings):
         self.search_history_ = found.history
         self._take(replace(trained, judged=None))  # and it stays, if its tables cannot be packed as asked for
         return self._take(compress_step(settings, trained, prepared)) if packing else self
-
-    @property
-    def numbers_(self) -> dict[str, str]:
-        """The kind of embedding of each field that `numerical` gives one, or "auto"."""
-        return dict(self.record_.get("numbers", {}))
 
     def score(self, X: Table, y: Sequence, sample_weight: Sequence[float] | None = None) -> float:
         """The share of rows whose class is predicted; y may hold the labels of which `positive` made two classes."""
