@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['BACKBONES', 'FORMATS', 'COUNT', 'COUNT_OR_NONE', 'SEED', 'SHARE', 'PART', 'BUDGET', 'BYTES', 'PART_OR_NONE', 'RATE',
            'RATE_OR_NONE', 'DECAY', 'BATCH', 'TRUTH', 'NAMES', 'NAMES_OR_NONE', 'MARK', 'POINT', 'RULE', 'TEXTS',
-           'LAYERS', 'CANDIDATES', 'VARIANT', 'NETWORK', 'DEVICE', 'FOLDER', 'ANY', 'HINTS', 'SETTINGS', 'BEFORE',
-           'Range', 'is_number', 'is_whole', 'are_whole', 'is_backbone', 'split_names', 'read_name', 'read_names',
-           'read_counts', 'read_buckets', 'read_as', 'read_bytes', 'read_path', 'read_mark', 'Setting',
+           'LAYERS', 'TASK', 'CANDIDATES', 'VARIANT', 'NETWORK', 'DEVICE', 'FOLDER', 'ANY', 'HINTS', 'SETTINGS',
+           'BEFORE', 'Range', 'is_number', 'is_whole', 'are_whole', 'is_backbone', 'split_names', 'read_name',
+           'read_names', 'read_counts', 'read_buckets', 'read_as', 'read_bytes', 'read_path', 'read_mark', 'Setting',
            'MethodSettings', 'Settings', 'check_settings', 'settings_to_dict', 'settings_from_dict', 'encodings_asked',
            'table_options', 'add_flags', 'given', 'as_flags', 'shell_words', 'documented', 'settings_table']
 
@@ -85,6 +85,8 @@ RULE = Range(lambda v: v is None or isinstance(v, str) and v.strip("=<> ") != ""
              "None, or a text such as '>=4' or 'yes'")
 TEXTS = Range(NAMES.check, "a list of texts, such as ['NA', '-']")
 LAYERS = Range(are_whole, "widths of layers, such as (512, 512)")
+TASK = Range(lambda v: isinstance(v, str) and v in ("auto", "binary", "regression", "classes"),
+             "'auto', 'binary', 'regression' or 'classes'")
 CANDIDATES = Range(lambda v: are_whole(v) and len(v) > 0 and all(a < b for a, b in zip(list(v), list(v)[1:])),
                    "increasing positive whole numbers, such as (2, 4, 8)")
 VARIANT = Range(lambda v: is_whole(v, 1) and v <= 4, "1, 2, 3 or 4")
@@ -194,7 +196,8 @@ class MethodSettings:
         read_bytes)] = None
     max_loss: Annotated[float | None, Setting(
         "pack the trained tables into the fewest bytes at which the validation AUC falls by at most so many points "
-        "(hundredths), such as 0.05", RATE_OR_NONE, "compress", metavar="POINTS")] = None
+        "(hundredths), such as 0.05; of other tasks, by per cent of the RMSE or hundredths of a nat", RATE_OR_NONE,
+        "compress", metavar="POINTS")] = None
     sure: Annotated[bool, Setting(
         "max_loss holds for the upper end of the loss's interval, and not for its estimate alone",
         TRUTH, "compress")] = True
@@ -254,6 +257,9 @@ class Settings(MethodSettings):
     positive: Annotated[str | None, Setting(
         "which labels are positive, as >=4, <10 or yes, all others being negative; without, the greater of two", RULE,
         "prepare", metavar="RULE")] = None
+    task: Annotated[str, Setting(
+        "what the label is: binary, two classes; regression, numbers, whose squared error counts; classes, several; or "
+        "auto, what its values look like. The estimator's alone: commands know binary", TASK)] = "binary"
     categorical: Annotated[Collection[str], Setting(
         "columns whose values are taken as they are, kept in any case", NAMES, "prepare", metavar="A,B",
         read=read_names)] = ()
@@ -311,6 +317,9 @@ def check_settings(settings: Settings) -> None:
     if s.packed and (s.max_space, s.max_bytes, s.max_loss) == (None, None, None):
         raise ValueError("packed=True says how a budget is kept, and there is none: give max_loss, max_bytes or "
                          "max_space")
+    if s.task != "binary" and s.positive is not None:
+        raise ValueError(f"task={s.task!r} and positive={s.positive!r}, which makes two classes of the labels: give "
+                         "one of the two")
     if s.fast and tuple(s.hidden) != Settings.hidden:
         raise ValueError(f"fast=True and hidden={s.hidden!r}: fast has layers of its own; give one of the two")
     if s.device != "cpu":
@@ -372,7 +381,7 @@ def table_options(settings: Settings) -> tuple["ColumnOptions", "SplitOptions"]:
             from autodim.method.numbers import FINE
         numerical = {str(name): FINE if str(name) in embedded else rule for name, rule in numerical.items()}
     missing, reading = tuple(map(str, s.missing)), ReadOptions(s.sep, s.names, s.decimal)
-    return (ColumnOptions(categorical, numerical, exclude, s.min_count, missing, s.positive, reading),
+    return (ColumnOptions(categorical, numerical, exclude, s.min_count, missing, s.positive, reading, s.task),
             SplitOptions(None if s.time is None else str(s.time), s.validation, s.test, s.random_state))
 
 # %% ../../nbs/app/04_settings.ipynb #8581ccb0

@@ -7,15 +7,16 @@ __all__ = ['SHORT', 'FAST', 'SMALL', 'SMALL_DROPOUT', 'ALPHA_STEPS', 'ALPHA_TRAV
            'default_repeats', 'default_batch_size', 'default_tau_decay', 'default_f', 'default_alpha_lr',
            'default_dropout', 'fitted_settings', 'network_of', 'runtime_of', 'warn_of_few_steps', 'check_budget',
            'choose_dims', 'search_config', 'search_step', 'finished_search', 'tidy_search', 'curve_of', 'asked_numbers',
-           'calibrated', 'beside', 'all_rows', 'refitted', 'train_step', 'packed_by', 'recalibration_of',
-           'compressed_within', 'along_budgets', 'auc_change', 'compression_record', 'packed_refit', 'compress_step',
-           'within_step']
+           'calibrated', 'beside', 'all_rows', 'refitted', 'trained_choices', 'train_step', 'packed_by',
+           'recalibration_of', 'compressed_within', 'along_budgets', 'auc_change', 'compression_record', 'packed_refit',
+           'compress_step', 'within_step', 'check_task', 'loss_differences', 'task_record', 'train_task',
+           'compress_task', 'task_summary']
 
 # %% ../../nbs/app/05_steps.ipynb #672f5c13
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,26 +28,28 @@ from .export import Within
 from .settings import Settings, encodings_asked, settings_to_dict
 from .storage import Trained
 from autodim.app.workflow import (
-    auc_covariance, auc_space_curve, choose, combined_interval, make_record, rivals, search_checkpoint, search_dims,
-    search_kinds, train_dims, train_encoded, uniform_within,
+    auc_covariance, auc_space_curve, choose, combined_interval, decision, make_record, model_bytes, rivals,
+    search_checkpoint, search_dims, search_kinds, train_dims, train_encoded, uniform_within,
 )  # fmt: skip
-from ..data.batches import Data, Part, joined
+from ..data.batches import Data, Part, Task, joined
 from ..data.table import Prepared
 from ..memory.allocation import allocate
 from autodim.memory.compress import (
-    Compressed, Compression, Compressor, apply_plan, least_bytes, plan_record, read_plan, renumbered_ids,
+    Compressed, Compression, Compressor, apply_plan, judged, least_bytes, plan_record, read_plan, renumbered_ids,
     smallest_budget,
 )  # fmt: skip
 from ..memory.recalibrate import Recalibration, least_recalibrated, recalibrate
 from ..method.backbones import Network
 from ..method.calibration import calibration_record, platt
 from ..method.choice import Choice
-from ..method.metrics import auc, predict
+from ..memory.budget import table_bytes
+from ..method.metrics import METRICS, auc, predict
 from ..method.numbers import check_numbers, number_grid
 from ..method.retrain import TrainConfig
 from ..method.search import SearchConfig, SearchResult
 from ..training.checkpoint import FileCheckpoint, State
 from ..training.distributed import Processes
+from ..study.runs import environment
 from ..training.runtime import Runtime
 
 
@@ -240,6 +243,26 @@ def refitted(
     everything = replace(prepared, data=all_rows(prepared.data))
     return train(everything, own.dims, d_max, config, network, runtime).model
 
+# %% ../../nbs/app/05_steps.ipynb #58c1ffc1
+def trained_choices(
+    s: Settings, prepared: Prepared, chosen: Mapping[str, int], config: TrainConfig, runtime: Runtime,
+    train: Callable[..., Choice],
+) -> list[dict[str, Choice]]:  # fmt: skip
+    """The chosen dimensions and their rivals by `train`: by name, one dict a seed; only the first seed's have models."""
+    d_max, network = s.dims[-1], network_of(s)
+    within = uniform_within(prepared, d_max, s.max_space, s.max_bytes, s.pad_to, network)
+    named = {"AutoDim": dict(chosen)} | (rivals(chosen, prepared.data, d_max, within) if s.rivals else {})
+
+    def trial(seed: int) -> dict[str, Choice]:
+        made = {tuple(each.values()): each for each in named.values()}  # a choice may be its own rival
+        made = {widths: train(prepared, each, d_max, config, network, replace(runtime, seed=seed))
+                for widths, each in made.items()}
+        return {name: made[tuple(each.values())] for name, each in named.items()}
+
+    first = trial(runtime.seed)
+    return [first, *({name: replace(choice, model=None) for name, choice in trial(seed).items()}
+                     for seed in range(runtime.seed + 1, runtime.seed + s.repeats))]
+
 # %% ../../nbs/app/05_steps.ipynb #58c1ffc2
 def train_step(
     settings: Settings, prepared: Prepared, found: SearchResult, dims: Mapping[str, int] | None = None,
@@ -255,22 +278,11 @@ def train_step(
     data, d_max, network, runtime = prepared.data, s.dims[-1], network_of(s), runtime_of(s, processes)
     config = TrainConfig(s.epochs, s.patience, s.batch_size, s.lr, s.sparse, s.weight_decay, s.validations)
     chosen = dict(dims or choose_dims(s, prepared, found.alpha))
-    within = uniform_within(prepared, d_max, s.max_space, s.max_bytes, s.pad_to, network)
     kinds = search_kinds(prepared, asked_numbers(s, prepared), chosen, search_config(s, len(data.train.labels)),
                          network, runtime)
     train = partial(train_encoded, kinds=kinds) if kinds else train_dims
     kept = train if kinds else partial(train_dims, folder=s.folder)
-    named = {"AutoDim": chosen} | (rivals(chosen, data, d_max, within) if s.rivals else {})
-
-    def trial(seed: int) -> dict[str, Choice]:
-        made = {tuple(each.values()): each for each in named.values()}  # a choice may be its own rival
-        made = {widths: kept(prepared, each, d_max, config, network, replace(runtime, seed=seed))
-                for widths, each in made.items()}
-        return {name: made[tuple(each.values())] for name, each in named.items()}
-
-    choices = trial(runtime.seed)
-    others = [{name: replace(choice, model=None) for name, choice in trial(seed).items()}  # the first's is kept
-              for seed in range(runtime.seed + 1, runtime.seed + s.repeats)]
+    choices, *others = trained_choices(s, prepared, chosen, config, runtime, kept)
     curve, own = curve_of(s, prepared, found), choices["AutoDim"]
     calibration = calibrated(own, data) if s.calibrate else (1.0, 0.0)
     record = make_record(prepared, found, curve, [choices, *others], settings_to_dict(s), network)
@@ -408,3 +420,110 @@ def within_step(settings: Settings, trained: Trained, prepared: Prepared) -> tup
     budget = s.max_bytes or s.max_space * 4 * max(s.dims) * sum(trained.network.table_rows(data.cardinalities))
     judged = Within(Compressor(trained.judged or trained.model, data), budget)
     return judged if trained.judged is None else Within(Compressor(trained.model, all_rows(data)), budget), judged
+
+# %% ../../nbs/app/05_steps.ipynb #7a5c0602
+def check_task(s: Settings, task: Task) -> None:
+    """Raises ValueError if a setting is asked for that numbers, or several classes, do not have."""
+    if task == Task():
+        return
+    if s.refit:
+        raise ValueError(f"task {task.name!r}: refit=True is for two classes alone; leave it out")
+    if embedded := encodings_asked(s):
+        raise ValueError(f"task {task.name!r}: numerical={embedded!r} embeds numbers for two classes alone; give a number "
+                         "of buckets")
+    if task.name == "classes" and s.backbone != "MLP":
+        raise ValueError(f"task 'classes': the network {s.backbone} has one output, not one a class; take "
+                         "backbone='MLP'")
+
+
+def loss_differences(trials: Sequence[Mapping[str, Choice]], labels: torch.Tensor, task: Task) -> list[dict]:
+    """By how much each rival is worse than the first choice on test rows, in units of `Judged.loss`, 95 % interval."""
+    made = []
+    for name in list(trials[0])[1:]:
+        pairs = [judged(*(torch.from_numpy(trial[k].scores) for k in (next(iter(trial)), name)), labels, task)
+                 for trial in trials]
+        by_seed = [before.loss(after) for before, after, _ in pairs]
+        mean, low, high = combined_interval(by_seed, float(np.mean([(100 * error) ** 2 for *_, error in pairs])))
+        made.append({"rival": name, "mean": mean, "low": low, "high": high})
+    return made
+
+
+def task_record(
+    s: Settings, prepared: Prepared, found: SearchResult, curve: pd.DataFrame, trials: Sequence[Mapping[str, Choice]]
+) -> dict[str, object]:
+    """What a report of another task shows, as JSON can hold it; settings are left to the caller."""
+    data, network, own = prepared.data, network_of(s), trials[0]["AutoDim"]
+    rows = network.table_rows(data.cardinalities)
+    parts = {"train": data.train, "validation": data.val, "test": data.test}
+    size = table_bytes(own.dims.values(), rows, s.pad_to)
+    outcomes = [{"name": name, "space": c.space, "parameters": c.parameters, "best_epoch": c.best_epoch,
+                 "bytes": table_bytes(c.dims.values(), rows, s.pad_to), "val": c.val._asdict(),
+                 "test": [trial[name].test._asdict() for trial in trials]} for name, c in trials[0].items()]
+    return {"task": asdict(data.task), "environment": environment(s.device),
+            "data": {"table": prepared.name, "label": prepared.schema.label, "split": prepared.split,
+                     "classes": [str(c) for c in prepared.classes],
+                     "rows": {name: len(part.labels) for name, part in parts.items()},
+                     "left_out": dict(prepared.schema.left_out), "decided": dict(prepared.schema.decided),
+                     "fingerprint": data.fingerprint},
+            "fields": [{"name": field, "dim": d, "values": v}
+                       for (field, d), v in zip(own.dims.items(), data.cardinalities)],
+            "model_bytes": model_bytes(own.model, size), "search": decision(found), "candidates": list(s.dims),
+            "curve": curve.drop(columns="dims").to_dict("records"), "outcomes": outcomes, "repeats": len(trials),
+            "differences": loss_differences(trials, data.test.labels.cpu(), data.task)}
+
+# %% ../../nbs/app/05_steps.ipynb #7a5c0603
+def train_task(
+    settings: Settings, prepared: Prepared, found: SearchResult
+) -> tuple[Trained, dict[str, Choice], pd.DataFrame]:
+    """`train_step` for numbers and several classes; what it returns is alike. ValueError: see `check_task`."""
+    s = fitted_settings(settings, len(prepared.data.train.labels))
+    check_task(s, prepared.data.task)
+    whole = prepared.data.to(s.device)
+    held = len(whole.test.labels) > 0
+    prepared = replace(prepared, data=whole if held else replace(whole, test=whole.val))
+    config = TrainConfig(s.epochs, s.patience, s.batch_size, s.lr, s.sparse, s.weight_decay, s.validations)
+    trials = trained_choices(s, prepared, choose_dims(s, prepared, found.alpha), config, runtime_of(s),
+                             partial(train_dims, folder=s.folder))
+    curve, own = curve_of(s, prepared, found), trials[0]["AutoDim"]
+    record = task_record(s, prepared, found, curve, trials) | {"settings": settings_to_dict(settings), "held": held}
+    trained = Trained(prepared.schema, whole.vocabularies, prepared.classes, own.dims, own.model, network_of(s), record,
+                      task=whole.task)
+    return trained, trials[0], curve
+
+
+def compress_task(settings: Settings, trained: Trained, prepared: Prepared) -> Trained:
+    """`compress_step` for numbers and several classes: by `max_loss` in the units of `Judged.loss`, or within bytes."""
+    s, data = settings, prepared.data.to(settings.device)
+    c = Compressor(trained.model.to(s.device), data, Compression(sure=s.sure))
+    widest = 4 * max(s.dims) * sum(trained.network.table_rows(data.cardinalities))
+    found = compressed_within(c, data, s, widest=widest)
+    part = data.test if len(data.test.labels) else data.val
+    after = predict(found.model, Part(renumbered_ids(part.ids, found.groups), part.labels))
+    one, two, error = judged(predict(c.model, part), after, part.labels, data.task)
+    low, high = found.interval()
+    about = {"bytes": found.bytes, "full_bytes": found.full_bytes, "predicted": found.predicted, "sure": s.sure,
+             "recalibrated": found.recalibrated, "plan": plan_record(found.plan, c.offers),
+             "val": {"before": found.before._asdict(), "after": found.after._asdict(), "loss": found.loss, "low": low,
+                     "high": high},
+             "test": {"before": one._asdict(), "after": two._asdict(), "loss": one.loss(two),
+                      "low": one.loss(two) - 196 * error, "high": one.loss(two) + 196 * error}}
+    return replace(trained, vocabularies=found.vocabularies, model=found.model,
+                   record=dict(trained.record) | {"compression": about})
+
+
+def task_summary(record: Mapping[str, object]) -> str:
+    """A record of `task_record` in a few lines."""
+    task, (own, *others), unit = record["task"]["name"], record["outcomes"], METRICS[record["task"]["name"]].unit
+    shown = {"regression": "RMSE {rmse:.4g}", "classes": "Logloss {logloss:.4f}, accuracy {accuracy:.3f}"}[task]
+    means = [{k: float(np.mean([t[k] for t in o["test"]])) for k in o["test"][0]} for o in record["outcomes"]]
+    part = "test" if record["held"] else "validation"
+    lines = [f"{record['data']['label']} ({task}): {shown.format(**means[0])} on {part} rows, at {own['space']:.0%} of "
+             "the widest embedding's parameters"]
+    lines += [f"{o['name']}: {shown.format(**mean)}, {o['space']:.0%}" for o, mean in zip(others, means[1:])]
+    lines += [f"{d['rival']} is worse by {d['mean']:+.2f} {unit} [{d['low']:+.2f}, {d['high']:+.2f}]"
+              for d in record["differences"]]
+    if about := record.get("compression"):
+        test = about["test"]
+        lines += [f"packed: {about['full_bytes'] / about['bytes']:.1f} times smaller, {about['bytes']:,} bytes; worse "
+                  f"by {test['loss']:+.2f} {unit} [{test['low']:+.2f}, {test['high']:+.2f}] on {part} rows"]
+    return "\n".join(lines)

@@ -25,7 +25,7 @@ from ..method.baselines import uniform_dims
 from ..memory.budget import budget_parameters, dims_within, space_curve, table_bytes
 from ..data.batches import Data
 from ..data.columns import BUCKETS
-from ..method.metrics import delong
+from ..method.metrics import METRICS, delong, measure
 from ..study.inference import MARGIN, Z, half_width
 from ..method.lookup import uniform_candidates
 from ..method.selection import entropy
@@ -36,7 +36,7 @@ from ..training.runtime import Runtime
 from ..method.number_choice import Options, search_encodings
 from ..method.numbers import KINDS, Encoding, as_tables, sized, train_encodings
 from ..method.retrain import TrainConfig
-from ..method.search import SearchConfig, SearchResult, search, supernet_auc
+from ..method.search import SearchConfig, SearchResult, search, supernet_outputs
 from ..study.runs import environment, search_record
 from ..data.table import Prepared
 
@@ -268,11 +268,17 @@ def differences(trials: Sequence[Trial], labels: torch.Tensor, within: int | Non
 def auc_space_curve(
     prepared: Prepared, found: SearchResult, dims: Sequence[int], multiple: int = 1, network: Network = Network()
 ) -> pd.DataFrame:
-    """The most probable assignments at a range of budgets (see `space_curve`), with `search_auc` on validation rows."""
+    """The most probable assignments at a range of budgets (see `space_curve`), with `search_auc` on validation rows.
+
+    Of other tasks `search_rmse` or `search_logloss`.
+    """
     data, rows = prepared.data, network.table_rows(prepared.data.cardinalities)
     curve = space_curve(found.alpha, uniform_candidates(len(rows), dims), data.fields, rows, multiple=multiple)
-    aucs = [supernet_auc(found.model, data.val, [chosen[field] for field in data.fields]) for chosen in curve.dims]
-    return curve.assign(search_auc=aucs)
+    first = METRICS[data.task.name]._fields[0]
+    chosen = ([each[field] for field in data.fields] for each in curve.dims)
+    outputs = (supernet_outputs(found.model, data.val, dims) for dims in chosen)
+    values = [getattr(measure(each, data.val.labels, data.task), first) for each in outputs]
+    return curve.assign(**{f"search_{first}": values})
 
 # %% ../../nbs/app/00_workflow.ipynb #e96a4fbf
 def choice_record(name: str, by_seed: Sequence[Choice], size: int, labels: torch.Tensor) -> dict[str, object]:

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['BUCKETS', 'PANDAS_KINDS', 'NULLABLE', 'MISSING', 'TRUTHS', 'POLARS_KINDS', 'ARROW_KINDS', 'WHOLE', 'NUMBER', 'LONG',
-           'NOTHING', 'COMPARED', 'Rule', 'Facts', 'judge', 'kind_of', 'check_values', 'facts_of_column', 'from_arrow',
-           'plain_objects', 'plain_column', 'as_dates', 'as_kind', 'typed', 'kind_of_texts', 'code_among',
+           'NOTHING', 'COMPARED', 'FEW', 'Rule', 'Facts', 'judge', 'kind_of', 'check_values', 'facts_of_column',
+           'from_arrow', 'plain_objects', 'plain_column', 'as_dates', 'as_kind', 'typed', 'kind_of_texts', 'code_among',
            'odd_fractions', 'is_exact', 'note_of_odd', 'facts_of_texts', 'ReadOptions', 'ColumnOptions', 'Schema',
            'schema_from_dict', 'check_names', 'check_options', 'recognise', 'recognise_frame', 'decide', 'shown',
-           'positive_labels', 'encode_labels', 'classes_from_list', 'time_ranks']
+           'positive_labels', 'encode_labels', 'classes_from_list', 'label_task', 'encode_task_labels', 'time_ranks']
 
 # %% ../../nbs/data/05_columns.ipynb #d8a1ca3a
 import contextlib
@@ -348,6 +348,7 @@ class ColumnOptions:
         missing: texts that stand for a missing value, beside an empty cell and `MISSING` in files.
         positive: which labels are positive, such as ">=4" or "yes", see `positive_labels`; None: of two, the greater.
         reading: how files are written.
+        task: what the label is, see `Task`; "auto": what `label_task` says.
     """
 
     categorical: Sequence[str] = ()
@@ -357,6 +358,7 @@ class ColumnOptions:
     missing: Sequence[str] = ()
     positive: str | None = None
     reading: ReadOptions = ReadOptions()
+    task: str = "binary"
 
 
 @dataclass(frozen=True)
@@ -550,7 +552,7 @@ def encode_labels(column: pd.Series, positive: str | None = None) -> tuple[np.nd
     if len(classes) != 2:
         hint = ("nothing to learn (needs two classes, has one class)" if len(classes) == 1 else
                 "Only binary classification is supported: the type of the target is multiclass; say which labels are "
-                "positive, as positive='>=4' or positive='yes'")
+                "positive, as positive='>=4' or positive='yes'; or take AutoDim(task='classes') or 'regression'")
         hint += "; Unknown label type: continuous" * (kind_of(classes) == "number" and any(v % 1 for v in classes))
         raise DataError(f"label {column.name!r} has {len(classes)} distinct values ({shown(list(classes))}), "
                         f"expected 2: {hint}")
@@ -562,7 +564,45 @@ def encode_labels(column: pd.Series, positive: str | None = None) -> tuple[np.nd
 
 def classes_from_list(classes: Sequence[object]) -> np.ndarray:
     """What the labels 0 and 1 stand for [2], from a list; texts stay texts of any length."""
-    return np.array(classes, dtype=object if isinstance(classes[0], str) else None)
+    return np.array(classes, dtype=object if len(classes) and isinstance(classes[0], str) else None)
+
+# %% ../../nbs/data/05_columns.ipynb #292be739
+FEW = 20  # whole numbers, up to which they are taken for classes
+
+
+def label_task(column: pd.Series) -> str:
+    """What labels look like: "binary" of two values, "classes" of texts or a few whole numbers, else "regression"."""
+    values = column.dropna().unique()
+    kind = kind_of(pd.Series(values))
+    numbers = kind == "number" and any(v % 1 for v in values) or kind in ("whole", "number") and len(values) > FEW
+    return "binary" if len(values) == 2 else "regression" if numbers else "classes"
+
+
+def encode_task_labels(column: pd.Series, task: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of "regression" as they are, float64 [n], and no classes; of "classes" as numbers from 0, and these [K].
+
+    DataError: one is missing, or no finite number; classes are of one value, or fractions, as numbers are.
+    """
+    label = f"label {column.name!r}"
+    if task == "regression":
+        values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        if len(wrong := np.flatnonzero(~np.isfinite(values))):
+            value = column.astype(object).iloc[wrong[0]]
+            found = "missing" if pd.isna(value) else repr(value)
+            raise DataError(f"{label} row {wrong[0]}: {found} (in {len(wrong):,} of {len(column):,} rows), expected a "
+                            "finite number; drop such rows, or take task='classes'")
+        return values, np.array([])
+    if len(missing := np.flatnonzero(column.isna().to_numpy())):
+        raise DataError(f"{label} row {missing[0]}: missing (in {len(missing):,} of {len(column):,} rows); drop these "
+                        "rows, or fill in what is known")
+    codes, classes = factorize(column.astype(object))
+    kind = kind_of(classes)
+    if kind not in ("text", "whole", "number", "truth") or kind == "number" and any(v % 1 for v in classes):
+        raise DataError(f"{label} has the values {shown(list(classes))}, expected texts or whole numbers; of numbers, "
+                        "take task='regression'")
+    if len(classes) < 2:
+        raise DataError(f"{label}: nothing to learn (needs two classes, has one class)")
+    return codes.astype(np.int32), classes_from_list(list(classes))
 
 
 def time_ranks(values: pd.Series, kind: str) -> np.ndarray:

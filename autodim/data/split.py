@@ -86,12 +86,15 @@ class SplitOptions:
                              "rows to train; test may be 0")
 
 
-def parts_of_rows(labels: np.ndarray, options: SplitOptions, times: np.ndarray | None = None) -> np.ndarray:
+def parts_of_rows(
+    labels: np.ndarray, options: SplitOptions, times: np.ndarray | None = None, classes: int = 2
+) -> np.ndarray:  # fmt: skip
     """The part of each row of a user's table: by its time where there is one, else at random, with the same share of
-    positives in each part, as near as whole rows allow.
+    each class in each part, as near as whole rows allow.
 
     Args:
-        labels: 0 or 1 [n]. times: numbers [n] that grow with time, as the rank of each row's date; None: at random.
+        labels: 0 or 1 [n], or 0 to `classes` - 1; of numbers all 0, in one class.
+        times: numbers [n] that grow with time, as the rank of each row's date; None: at random.
     Returns:
         int8 [n]: 0 training, 1 validation, 2 test.
     Raises:
@@ -104,7 +107,7 @@ def parts_of_rows(labels: np.ndarray, options: SplitOptions, times: np.ndarray |
             parts[rows] = k
         return parts
     rng = np.random.default_rng(options.seed)
-    for value in (0, 1):
+    for value in range(classes):
         rows = rng.permutation(np.flatnonzero(labels == value).astype(np.int32))
         if len(rows) < 2 + (options.test > 0):
             raise DataError(f"{len(rows)} rows of class {value} among {len(labels)} (n_samples={len(labels)}): each of "

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FORMS', 'Prepared', 'with_time', 'no_time', 'folds_of', 'ranks_of_texts', 'count_texts', 'is_frame', 'frame_of',
-           'as_ruled', 'prepare_frame', 'files_of', 'kind_of_type', 'facts_of_files', 'plan_of', 'warn_of_empty',
-           'prepare_folder', 'open_table', 'prepare', 'stand_for', 'known_texts', 'as_trained', 'check_ids',
-           'encode_rows', 'read_table']
+           'as_ruled', 'two_classes', 'prepare_frame', 'files_of', 'kind_of_type', 'facts_of_files', 'plan_of',
+           'warn_of_empty', 'prepare_folder', 'open_table', 'prepare', 'stand_for', 'known_texts', 'as_trained',
+           'check_ids', 'encode_rows', 'read_table']
 
 # %% ../../nbs/data/09_table.ipynb #14527e83
 import re
@@ -26,7 +26,8 @@ import pyarrow.parquet as pa_parquet
 
 from autodim.data.columns import (
     MISSING, TRUTHS, WHOLE, ColumnOptions, Facts, Rule, Schema, as_dates, as_kind, check_names, check_options,
-    check_values, classes_from_list, decide, encode_labels, facts_of_texts, from_arrow, judge, kind_of, kind_of_texts,
+    check_values, classes_from_list, decide, encode_labels, encode_task_labels, facts_of_texts, from_arrow, judge,
+    kind_of, kind_of_texts, label_task,
     plain_column, recognise, recognise_frame, schema_from_dict, time_ranks, typed,
 )  # fmt: skip
 from .files import DataError
@@ -41,7 +42,7 @@ class Prepared:
     """A table as the search reads it, and how it came about."""
 
     schema: Schema
-    classes: np.ndarray  # what the labels 0 and 1 stand for [2]
+    classes: np.ndarray  # what the labels 0 and 1 stand for [2], or of several classes [K]; none of numbers
     data: "Data"
     split: str  # "random" or the column of times
     name: str = "frame"  # of its file, the first of several
@@ -117,6 +118,16 @@ def as_ruled(column: pd.Series, rule: Rule) -> pd.Series:
         return column.astype(object).map(str, na_action="ignore")
     return column
 
+# %% ../../nbs/data/09_table.ipynb #d95670b5
+def two_classes(labels: np.ndarray, training: np.ndarray, task: str) -> np.ndarray:
+    """Labels [n] as 0 and 1, by which `decide` tells numbers from names: above the training rows' median, or of the
+    most frequent class; those of "binary" stay."""
+    if task == "binary":
+        return labels
+    if task == "regression":
+        return (labels > np.median(labels[training])).astype(np.int8)
+    return (labels == np.bincount(labels[training]).argmax()).astype(np.int8)
+
 
 def prepare_frame(frame: pd.DataFrame, label: str, options: ColumnOptions, split: SplitOptions) -> Prepared:
     """`prepare` for a frame."""
@@ -127,25 +138,29 @@ def prepare_frame(frame: pd.DataFrame, label: str, options: ColumnOptions, split
     frame = pd.DataFrame({name: column if name in unread else plain_column(column, options.missing)
                           for name, column in frame.items()})
     schema, rules = recognise_frame(frame, label, options)
-    labels, classes = encode_labels(frame[label], options.positive)
+    task = label_task(frame[label]) if options.task == "auto" else options.task
+    labels, classes = (encode_labels(frame[label], options.positive) if task == "binary" else
+                       encode_task_labels(frame[label], task))
     times = None
     if split.time is not None:
         times = time_ranks(frame[split.time], kind_of(frame[split.time]))
         missing = np.flatnonzero(times < 0)
         if len(missing):
             raise no_time(f"row {missing[0]}", split.time, len(missing), len(frame))
-    parts = parts_of_rows(labels, split, times)
-    folds = folds_of(parts, split.seed)
+    strata = np.zeros(len(labels), np.int8) if task == "regression" else labels
+    parts = parts_of_rows(strata, split, times, max(1, len(classes)))
+    folds, two = folds_of(parts, split.seed), two_classes(labels, parts == 0, task)
 
     def count(name: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
         codes, values = factorize(frame[name])
-        return values.to_numpy(), count_by_fold(len(values), [(codes, labels, folds)])
+        return values.to_numpy(), count_by_fold(len(values), [(codes, two, folds)])
 
     schema, rules = decide(schema, rules, options, count)
     rows = split_of(parts)
     columns = {name: as_ruled(frame[name], rule) for name, rule in rules.items()}
     columns[label] = pd.Series(labels, index=frame.index)
-    data = encode_table(pd.DataFrame(columns), rows, label, min_count=options.min_count, buckets=schema.buckets)
+    data = encode_table(pd.DataFrame(columns), rows, label, min_count=options.min_count, buckets=schema.buckets,
+                        task=task)
     for vocabulary in data.vocabularies:
         vocabulary_to_dict(vocabulary)  # complains now of what could not be saved after training
     return Prepared(schema, classes, data, split.time or "random")
@@ -228,6 +243,9 @@ def prepare_folder(
     folder: str | Path, workers: int = 1, progress: bool = False,
 ) -> dict[str, object]:  # fmt: skip
     """`prepare` for files; returns the folder's manifest. It needs neither the memory for the table nor PyTorch."""
+    if options.task != "binary":
+        raise ValueError(f"task={options.task!r}: files are prepared for two classes alone; read the table, by "
+                         "read_table or pandas, and give the frame")
     files, layout, names = files_of(table, options, [label])
     options = with_time(names, label, options, split)
     wanted = tuple(name for name in names if name not in options.exclude or name == split.time)
@@ -256,7 +274,7 @@ def prepare(
 
     Args:
         table: a frame, see `is_frame`, or the path of a file, text or Parquet, or of several of one table.
-        label: the column to predict, of two classes.
+        label: the column to predict, of two classes; in a frame also numbers or several, see `ColumnOptions.task`.
         folder: for files, where what was prepared is kept; one that holds it already is read. None: it is not kept.
         workers: processes, or places of a cluster, that read files; see `prepare_files`.
 

@@ -104,7 +104,8 @@ class MLP(nn.Module):
         with torch.autocast(h0.device.type, torch.bfloat16, enabled=low and not rounded):
             for layer in self.layers[:-1]:
                 h = rounded_linear(layer, h) if rounded and isinstance(layer, nn.Linear) else layer(h)
-        return self.layers[-1](h.to(h0.dtype)).squeeze(1)
+        outputs = self.layers[-1](h.to(h0.dtype))
+        return outputs.squeeze(1) if outputs.shape[1] == 1 else outputs  # of K classes K; see `with_outputs`
 
 
 BACKBONES["MLP"] = Backbone(MLP)
