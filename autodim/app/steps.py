@@ -248,7 +248,7 @@ def trained_choices(
     s: Settings, prepared: Prepared, chosen: Mapping[str, int], config: TrainConfig, runtime: Runtime,
     train: Callable[..., Choice],
 ) -> list[dict[str, Choice]]:  # fmt: skip
-    """The chosen dimensions and their rivals by `train`: by name, one dict a seed; only the first seed's have models."""
+    """The chosen dimensions and their rivals by `train`: by name, a dict a seed; only the first seed's have models."""
     d_max, network = s.dims[-1], network_of(s)
     within = uniform_within(prepared, d_max, s.max_space, s.max_bytes, s.pad_to, network)
     named = {"AutoDim": dict(chosen)} | (rivals(chosen, prepared.data, d_max, within) if s.rivals else {})
@@ -429,8 +429,8 @@ def check_task(s: Settings, task: Task) -> None:
     if s.refit:
         raise ValueError(f"task {task.name!r}: refit=True is for two classes alone; leave it out")
     if embedded := encodings_asked(s):
-        raise ValueError(f"task {task.name!r}: numerical={embedded!r} embeds numbers for two classes alone; give a number "
-                         "of buckets")
+        raise ValueError(f"task {task.name!r}: numerical={embedded!r} embeds numbers for two classes alone; give a "
+                         "number of buckets")
     if task.name == "classes" and s.backbone != "MLP":
         raise ValueError(f"task 'classes': the network {s.backbone} has one output, not one a class; take "
                          "backbone='MLP'")
