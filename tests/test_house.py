@@ -399,7 +399,7 @@ def test_experiments_fold_their_parameters_and_what_draws(root):
 
 
 ALONE = ("exp_numbers", "exp_numerical", "exp_retrieval", "exp_scale", "exp_settings", "exp_speed",
-         "exp_table2")  # need no rows that others train
+         "exp_table2", "exp_tasks", "exp_whole")  # need no rows that others train
 TOGETHER = pytest.mark.xdist_group("experiments")  # the others: by one process after the other, for their rows' sake
 EXPERIMENTS = [pytest.param(path, id=path.stem, marks=() if path.stem in ALONE else TOGETHER)
                for path in NOTEBOOKS if path.stem.startswith("exp_")]

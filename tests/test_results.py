@@ -54,6 +54,15 @@ def test_a_row_has_possible_numbers(name):
             assert 0.5 < float(row["auc"]) < 1 and 0.5 < float(row["full_auc"]) < 1, f"{name} line {line}"
             assert int(row["bytes"]) > 0 and 0 < float(row["share"]) < 1, f"{name} line {line}"
             continue
+        if "rmse" in row:  # of stars, as numbers or as classes
+            assert 0.7 < float(row["rmse"]) < 1.2 and 0.7 < float(row["val"]) < 1.6, f"{name} line {line}"
+            assert (row["task"] == "classes") == bool(row["accuracy"]) and int(row["bytes"]) > 0, f"{name} line {line}"
+            continue
+        if "macs" in row:  # of a whole recommender: tables, then packed, and the network
+            assert 0.5 < float(row["test_auc"]) < 1 and 0.5 < float(row["val_auc"]) < 1, f"{name} line {line}"
+            assert 0 < int(row["packed_bytes"]) <= int(row["table_bytes"]) < int(row["bytes"]), f"{name} line {line}"
+            assert int(row["macs"]) > 0 and len(json.loads(row["all_val"])) == int(row["trials"]), f"{name} line {line}"
+            continue
         least = 0.4 if "bits" in row else 0.5  # of tables of which nothing is left, chance decides
         assert least < float(row["test_auc"]) < 1 and least < float(row["val_auc"]) < 1, f"{name} line {line}"
         if "bits" in row:  # of a compressed model: no training of its own
