@@ -352,7 +352,7 @@ def settings_from_dict(record: Mapping[str, object]) -> Settings:
 
 # %% ../../nbs/app/04_settings.ipynb #1d772506
 def encodings_asked(settings: Settings) -> dict[str, str]:
-    """Which columns are to be embedded as numbers, and how: a kind of [numbers](../method/11_numbers.ipynb), or "auto".
+    """Which columns are to be embedded as numbers, and how: a kind of `method.numbers`, or "auto".
 
     ValueError: a column has another text for a rule.
     """
