@@ -85,7 +85,7 @@ def read_plan(path: str | Path, ladders: Sequence[Ladder]) -> list[torch.Tensor]
     plan = []
     for name, own in zip(names, ladders):
         sizes = {c.score.shape[1]: c for c in own.rungs}
-        if (k := groups.get(name, max(sizes))) not in sizes:
+        if not isinstance(k := groups.get(name, max(sizes)), int) or k not in sizes:
             raise DataError(f"{path}, table {name!r}: groups {k!r}, expected one of {', '.join(map(str, sizes))}")
         c, rows = sizes[k], tables[name]
         bits = torch.zeros(c.score.shape, dtype=torch.uint8)
