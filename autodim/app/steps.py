@@ -7,10 +7,9 @@ __all__ = ['SHORT', 'FAST', 'SMALL', 'SMALL_DROPOUT', 'ALPHA_STEPS', 'ALPHA_TRAV
            'default_repeats', 'default_batch_size', 'default_tau_decay', 'default_f', 'default_alpha_lr',
            'default_dropout', 'fitted_settings', 'network_of', 'runtime_of', 'warn_of_few_steps', 'check_budget',
            'choose_dims', 'search_config', 'search_step', 'finished_search', 'tidy_search', 'curve_of', 'asked_numbers',
-           'calibrated', 'beside', 'all_rows', 'refitted', 'trained_choices', 'train_step', 'packed_by',
-           'recalibration_of', 'compressed_within', 'along_budgets', 'auc_change', 'compression_record', 'packed_refit',
-           'compress_step', 'within_step', 'check_task', 'loss_differences', 'task_record', 'train_task',
-           'compress_task', 'task_summary']
+           'calibrated', 'beside', 'check_task', 'task_change', 'all_rows', 'refitted', 'trained_choices', 'train_step',
+           'packed_by', 'recalibration_of', 'compressed_within', 'along_budgets', 'auc_change', 'compression_record',
+           'packed_refit', 'compress_step', 'within_step']
 
 # %% ../../nbs/app/05_steps.ipynb #672f5c13
 import math
@@ -28,8 +27,8 @@ from .export import Within
 from .settings import Settings, encodings_asked, settings_to_dict
 from .storage import Trained
 from autodim.app.workflow import (
-    auc_covariance, auc_space_curve, choose, combined_interval, decision, make_record, model_bytes, rivals,
-    search_checkpoint, search_dims, search_kinds, train_dims, train_encoded, uniform_within,
+    auc_covariance, auc_space_curve, choose, combined_interval, make_record, rivals, search_checkpoint, search_dims,
+    search_kinds, task_record, train_dims, train_encoded, uniform_within,
 )  # fmt: skip
 from ..data.batches import Data, Part, Task, joined
 from ..data.table import Prepared
@@ -228,6 +227,25 @@ def beside(settings: Settings, data: Data, own: Choice, record: Mapping[str, obj
                        record["model_bytes"]["total"])
     return compared(ours, others, data.test.labels.cpu().numpy()) | {"rows": min(ROWS, len(data.train.labels))}
 
+# %% ../../nbs/app/05_steps.ipynb #7a5c0602
+def check_task(s: Settings, task: Task) -> None:
+    """Raises ValueError if a setting is asked for that numbers, or several classes, do not have."""
+    if task == Task():
+        return
+    if embedded := encodings_asked(s):
+        raise ValueError(f"task {task.name!r}: numerical={embedded!r} embeds numbers for two classes alone; give a "
+                         "number of buckets")
+    if task.name == "classes" and s.backbone != "MLP":
+        raise ValueError(f"task 'classes': the network {s.backbone} has one output, not one a class; take "
+                         "backbone='MLP'")
+
+
+def task_change(labels: np.ndarray, before: np.ndarray, after: np.ndarray, task: Task) -> dict[str, object]:
+    """Measures of two models' outputs on the same rows, and how much worse the second is, as `Judged.loss` counts."""
+    one, two, error = judged(*map(torch.from_numpy, (before, after, labels)), task)
+    loss, half = one.loss(two), 196 * error
+    return {"before": one._asdict(), "after": two._asdict(), "mean": loss, "low": loss - half, "high": loss + half}
+
 # %% ../../nbs/app/05_steps.ipynb #87d6ee97
 def all_rows(data: Data) -> Data:
     """The data with the rows of all three parts to train on."""
@@ -277,29 +295,32 @@ def train_step(
     prepared = replace(prepared, data=whole if held else replace(whole, test=whole.val))
     data, d_max, network, runtime = prepared.data, s.dims[-1], network_of(s), runtime_of(s, processes)
     config = TrainConfig(s.epochs, s.patience, s.batch_size, s.lr, s.sparse, s.weight_decay, s.validations)
-    chosen = dict(dims or choose_dims(s, prepared, found.alpha))
+    check_task(s, data.task)
+    chosen, two = dict(dims or choose_dims(s, prepared, found.alpha)), data.task == Task()
     kinds = search_kinds(prepared, asked_numbers(s, prepared), chosen, search_config(s, len(data.train.labels)),
                          network, runtime)
     train = partial(train_encoded, kinds=kinds) if kinds else train_dims
     kept = train if kinds else partial(train_dims, folder=s.folder)
     choices, *others = trained_choices(s, prepared, chosen, config, runtime, kept)
     curve, own = curve_of(s, prepared, found), choices["AutoDim"]
-    calibration = calibrated(own, data) if s.calibrate else (1.0, 0.0)
-    record = make_record(prepared, found, curve, [choices, *others], settings_to_dict(s), network)
+    calibration = calibrated(own, data) if s.calibrate and two else (1.0, 0.0)
+    record = (make_record if two else task_record)(prepared, found, curve, [choices, *others], settings_to_dict(s),
+                                                   network)
     record["settings"] = settings_to_dict(settings)
     record |= {"numbers": kinds} if kinds else {}
     record["from_table"] = {name: getattr(s, name) for name in FROM_TABLE if getattr(settings, name) is None}
-    record["calibration"] = calibration_record(own.scores, data.test.labels.cpu().numpy(), calibration)
-    if s.rivals and processes.rank == 0:
+    if two:
+        record["calibration"] = calibration_record(own.scores, data.test.labels.cpu().numpy(), calibration)
+    if s.rivals and two and processes.rank == 0:
         record["rivals"] = beside(s, data, own, record)
-    if not held:
-        record["data"]["rows"]["test"] = record["data"]["positives"]["test"] = 0
+    for counts in () if held else ("rows", "positives") if two else ("rows",):
+        record["data"][counts]["test"] = 0
     model, judged = own.model, own.model if s.refit else None
     if s.refit:
         model = refitted(prepared, own, d_max, config, network, runtime, train)
         record["refit"] = {"rows": sum(record["data"]["rows"].values()), "epochs": own.best_epoch}
     trained = Trained(prepared.schema, data.vocabularies, prepared.classes, own.dims, model, network, record,
-                      calibration, judged)
+                      calibration, judged, data.task)
     return trained, choices, curve
 
 # %% ../../nbs/app/05_steps.ipynb #308e09d0
@@ -332,12 +353,16 @@ def compressed_within(
 
 
 def along_budgets(c: Compressor) -> dict[str, list[dict[str, float]]]:
-    """Bytes and validation AUC at a range of budgets, ours and with as many bits for every number as `BITS` has."""
+    """Bytes and validation AUC at a range of budgets, ours and with as many bits for every number as `BITS` has.
+
+    Of another task its own metric, as `val_rmse` or `val_logloss`.
+    """
     most = apply_plan(c, c.within(math.inf)).bytes
     budgets = np.geomspace(min(max(2 * c.least(), SMALLEST * most), most), most, POINTS).round().tolist()
     plans = {"ours": [c.within(budget) for budget in budgets],
              "uniform bits": [allocate(c.offers, math.inf, [b], "all") for b in BITS]}
-    return {name: [{"bytes": found.bytes, "val_auc": found.after.auc} for found in (apply_plan(c, p) for p in some)]
+    key = f"val_{METRICS[c.task.name]._fields[0]}"
+    return {name: [{"bytes": found.bytes, key: found.after[0]} for found in (apply_plan(c, p) for p in some)]
             for name, some in plans.items()}
 
 
@@ -358,7 +383,7 @@ def compression_record(c: Compressor, found: Compressed, settings: Settings, nam
     return {"asked": dict(named), "sure": settings.sure, "bytes": found.bytes, "full_bytes": found.full_bytes,
             "recalibrated": found.recalibrated if settings.recalibrate else None,
             "network": total - found.bytes, "predicted": found.predicted,
-            "val": {"before": found.before.auc, "after": found.after.auc, "loss": found.loss, **finite},
+            "val": {"before": found.before[0], "after": found.after[0], "loss": found.loss, **finite},
             "curve": along_budgets(c), "plan": plan_record(found.plan, c.offers)}
 
 
@@ -406,10 +431,14 @@ def compress_step(
     labels = {name: part.labels.cpu().numpy() for name, part in parts.items()}
     after = {name: predict(found.model, Part(renumbered_ids(part.ids, found.groups), part.labels)).cpu().numpy()
              for name, part in parts.items()}
-    about["test"] = auc_change(labels["test"], predict(c.model, parts["test"]).cpu().numpy(), after["test"])
-    calibration = platt(after["val"], labels["val"]) if s.calibrate else (1.0, 0.0)
-    record = dict(trained.record) | {"compression": about,
-                                     "calibration": calibration_record(after["test"], labels["test"], calibration)}
+    before, record, calibration = predict(c.model, parts["test"]).cpu().numpy(), dict(trained.record), (1.0, 0.0)
+    record["compression"] = about
+    if data.task == Task():
+        about["test"] = auc_change(labels["test"], before, after["test"])
+        calibration = platt(after["val"], labels["val"]) if s.calibrate else calibration
+        record["calibration"] = calibration_record(after["test"], labels["test"], calibration)
+    else:
+        about["test"] = task_change(labels["test"], before, after["test"], data.task)
     return replace(trained, vocabularies=kept.vocabularies, model=kept.model, record=record, calibration=calibration,
                    judged=None)
 
@@ -420,110 +449,3 @@ def within_step(settings: Settings, trained: Trained, prepared: Prepared) -> tup
     budget = s.max_bytes or s.max_space * 4 * max(s.dims) * sum(trained.network.table_rows(data.cardinalities))
     judged = Within(Compressor(trained.judged or trained.model, data), budget)
     return judged if trained.judged is None else Within(Compressor(trained.model, all_rows(data)), budget), judged
-
-# %% ../../nbs/app/05_steps.ipynb #7a5c0602
-def check_task(s: Settings, task: Task) -> None:
-    """Raises ValueError if a setting is asked for that numbers, or several classes, do not have."""
-    if task == Task():
-        return
-    if s.refit:
-        raise ValueError(f"task {task.name!r}: refit=True is for two classes alone; leave it out")
-    if embedded := encodings_asked(s):
-        raise ValueError(f"task {task.name!r}: numerical={embedded!r} embeds numbers for two classes alone; give a "
-                         "number of buckets")
-    if task.name == "classes" and s.backbone != "MLP":
-        raise ValueError(f"task 'classes': the network {s.backbone} has one output, not one a class; take "
-                         "backbone='MLP'")
-
-
-def loss_differences(trials: Sequence[Mapping[str, Choice]], labels: torch.Tensor, task: Task) -> list[dict]:
-    """By how much each rival is worse than the first choice on test rows, in units of `Judged.loss`, 95 % interval."""
-    made = []
-    for name in list(trials[0])[1:]:
-        pairs = [judged(*(torch.from_numpy(trial[k].scores) for k in (next(iter(trial)), name)), labels, task)
-                 for trial in trials]
-        by_seed = [before.loss(after) for before, after, _ in pairs]
-        mean, low, high = combined_interval(by_seed, float(np.mean([(100 * error) ** 2 for *_, error in pairs])))
-        made.append({"rival": name, "mean": mean, "low": low, "high": high})
-    return made
-
-
-def task_record(
-    s: Settings, prepared: Prepared, found: SearchResult, curve: pd.DataFrame, trials: Sequence[Mapping[str, Choice]]
-) -> dict[str, object]:
-    """What a report of another task shows, as JSON can hold it; settings are left to the caller."""
-    data, network, own = prepared.data, network_of(s), trials[0]["AutoDim"]
-    rows = network.table_rows(data.cardinalities)
-    parts = {"train": data.train, "validation": data.val, "test": data.test}
-    size = table_bytes(own.dims.values(), rows, s.pad_to)
-    outcomes = [{"name": name, "space": c.space, "parameters": c.parameters, "best_epoch": c.best_epoch,
-                 "bytes": table_bytes(c.dims.values(), rows, s.pad_to), "val": c.val._asdict(),
-                 "test": [trial[name].test._asdict() for trial in trials]} for name, c in trials[0].items()]
-    return {"task": asdict(data.task), "environment": environment(s.device),
-            "data": {"table": prepared.name, "label": prepared.schema.label, "split": prepared.split,
-                     "classes": [str(c) for c in prepared.classes],
-                     "rows": {name: len(part.labels) for name, part in parts.items()},
-                     "left_out": dict(prepared.schema.left_out), "decided": dict(prepared.schema.decided),
-                     "fingerprint": data.fingerprint},
-            "fields": [{"name": field, "dim": d, "values": v}
-                       for (field, d), v in zip(own.dims.items(), data.cardinalities)],
-            "model_bytes": model_bytes(own.model, size), "search": decision(found), "candidates": list(s.dims),
-            "curve": curve.drop(columns="dims").to_dict("records"), "outcomes": outcomes, "repeats": len(trials),
-            "differences": loss_differences(trials, data.test.labels.cpu(), data.task)}
-
-# %% ../../nbs/app/05_steps.ipynb #7a5c0603
-def train_task(
-    settings: Settings, prepared: Prepared, found: SearchResult
-) -> tuple[Trained, dict[str, Choice], pd.DataFrame]:
-    """`train_step` for numbers and several classes; what it returns is alike. ValueError: see `check_task`."""
-    s = fitted_settings(settings, len(prepared.data.train.labels))
-    check_task(s, prepared.data.task)
-    whole = prepared.data.to(s.device)
-    held = len(whole.test.labels) > 0
-    prepared = replace(prepared, data=whole if held else replace(whole, test=whole.val))
-    config = TrainConfig(s.epochs, s.patience, s.batch_size, s.lr, s.sparse, s.weight_decay, s.validations)
-    trials = trained_choices(s, prepared, choose_dims(s, prepared, found.alpha), config, runtime_of(s),
-                             partial(train_dims, folder=s.folder))
-    curve, own = curve_of(s, prepared, found), trials[0]["AutoDim"]
-    record = task_record(s, prepared, found, curve, trials) | {"settings": settings_to_dict(settings), "held": held}
-    trained = Trained(prepared.schema, whole.vocabularies, prepared.classes, own.dims, own.model, network_of(s), record,
-                      task=whole.task)
-    return trained, trials[0], curve
-
-
-def compress_task(settings: Settings, trained: Trained, prepared: Prepared) -> Trained:
-    """`compress_step` for numbers and several classes: by `max_loss` in the units of `Judged.loss`, or within bytes."""
-    s, data = settings, prepared.data.to(settings.device)
-    c = Compressor(trained.model.to(s.device), data, Compression(sure=s.sure))
-    widest = 4 * max(s.dims) * sum(trained.network.table_rows(data.cardinalities))
-    found = compressed_within(c, data, s, widest=widest)
-    part = data.test if len(data.test.labels) else data.val
-    after = predict(found.model, Part(renumbered_ids(part.ids, found.groups), part.labels))
-    one, two, error = judged(predict(c.model, part), after, part.labels, data.task)
-    low, high = found.interval()
-    about = {"bytes": found.bytes, "full_bytes": found.full_bytes, "predicted": found.predicted, "sure": s.sure,
-             "recalibrated": found.recalibrated, "plan": plan_record(found.plan, c.offers),
-             "val": {"before": found.before._asdict(), "after": found.after._asdict(), "loss": found.loss, "low": low,
-                     "high": high},
-             "test": {"before": one._asdict(), "after": two._asdict(), "loss": one.loss(two),
-                      "low": one.loss(two) - 196 * error, "high": one.loss(two) + 196 * error}}
-    return replace(trained, vocabularies=found.vocabularies, model=found.model,
-                   record=dict(trained.record) | {"compression": about})
-
-
-def task_summary(record: Mapping[str, object]) -> str:
-    """A record of `task_record` in a few lines."""
-    task, (own, *others), unit = record["task"]["name"], record["outcomes"], METRICS[record["task"]["name"]].unit
-    shown = {"regression": "RMSE {rmse:.4g}", "classes": "Logloss {logloss:.4f}, accuracy {accuracy:.3f}"}[task]
-    means = [{k: float(np.mean([t[k] for t in o["test"]])) for k in o["test"][0]} for o in record["outcomes"]]
-    part = "test" if record["held"] else "validation"
-    lines = [f"{record['data']['label']} ({task}): {shown.format(**means[0])} on {part} rows, at {own['space']:.0%} of "
-             "the widest embedding's parameters"]
-    lines += [f"{o['name']}: {shown.format(**mean)}, {o['space']:.0%}" for o, mean in zip(others, means[1:])]
-    lines += [f"{d['rival']} is worse by {d['mean']:+.2f} {unit} [{d['low']:+.2f}, {d['high']:+.2f}]"
-              for d in record["differences"]]
-    if about := record.get("compression"):
-        test = about["test"]
-        lines += [f"packed: {about['full_bytes'] / about['bytes']:.1f} times smaller, {about['bytes']:,} bytes; worse "
-                  f"by {test['loss']:+.2f} {unit} [{test['low']:+.2f}, {test['high']:+.2f}] on {part} rows"]
-    return "\n".join(lines)

@@ -106,9 +106,10 @@ def parts_of_rows(
         for k, rows in enumerate(chronological_split(times, shares)):
             parts[rows] = k
         return parts
-    rng = np.random.default_rng(options.seed)
-    for value in range(classes):
-        rows = rng.permutation(np.flatnonzero(labels == value).astype(np.int32))
+    rng, by_class = np.random.default_rng(options.seed), np.argsort(labels, kind="stable").astype(np.int32)
+    ends = np.bincount(labels, minlength=classes).cumsum()
+    for value, own in enumerate(np.split(by_class, ends[:-1])):
+        rows = rng.permutation(own)
         if len(rows) < 2 + (options.test > 0):
             raise DataError(f"{len(rows)} rows of class {value} among {len(labels)} (n_samples={len(labels)}): each of "
                             "training, validation and test needs one; more data are needed")
