@@ -259,6 +259,15 @@ def test_a_refit_learns_from_all_rows_and_is_packed_by_the_judged_model(fitted, 
     assert len(load(tmp_path / "model").predict(X)) == len(X) and small.record_["compression"]["bytes"] > 0
 
 
+@pytest.mark.parametrize("backbone", ["IPNN", "AutoInt", "DCN"])
+def test_other_networks_have_an_output_for_each_class(backbone):
+    model = AutoDim(task="classes", **FAST | {"epochs": 4, "backbone": backbone, "rivals": False, "packed": True,
+                                              "max_space": 0.9}).fit(X, LABELS["classes"])
+    chances = model.predict_proba(X)
+    assert chances.shape == (len(X), 4) and np.allclose(chances.sum(1), 1, atol=1e-5)
+    assert log_loss(LABELS["classes"], chances) < model.record_["baseline"]["logloss"] - 0.1
+
+
 def test_a_class_that_nothing_sets_apart_is_named(fitted):
     model, task = fitted
     if task == "classes":
