@@ -316,7 +316,9 @@ def summary(record: Record, tables: int = 5) -> str:
     named = ", ".join(f"{f['name']} {f['dim']}" for f in largest[:tables])
     rest = f" and {len(largest) - tables} smaller ones" if len(largest) > tables else ""
     said = "\n".join(printable(line) for line in [*cautions(record), *answer(record)])
-    return f"{naming_rows(record, said)}\nDimensions: {printable(named)}{rest}."
+    numbers = ", ".join(f"{name} {kind}" for name, kind in record.get("numbers", {}).items())
+    embedded = f"\nNumbers: {printable(numbers)}." if numbers else ""
+    return f"{naming_rows(record, said)}\nDimensions: {printable(named)}{rest}.{embedded}"
 
 # %% ../../nbs/app/02_page.ipynb #9748dac6
 SPACE, SIZE = "Space (% of the widest embedding's parameters)", (4.2, 3.1)
