@@ -77,7 +77,7 @@ def test_other_tasks_and_networks_embed_numbers_too(settings, tmp_path):
     model = clone(SMALL).set_params(numerical={"price": "auto", "visits": "tree"}, repeats=1, **settings)
     model.fit(frame, label="click")
     assert model.numbers_["price"] in KINDS and model.numbers_["visits"] == "tree"
-    assert "price" in str(model.report()) and "visits tree" in str(model.report())
+    assert "Numbers: price " in str(model.report()) and "visits tree" in str(model.report())
     model.save(tmp_path / "model")
     rows = frame.drop(columns="click")
     np.testing.assert_array_equal(load(tmp_path / "model").predict(rows), model.predict(rows))

@@ -25,6 +25,7 @@ import pandas as pd
 import torch
 
 from .export import Within
+from .page import number_words
 from .settings import Settings, encodings_asked, settings_to_dict
 from .storage import Trained
 from autodim.app.workflow import (
@@ -538,4 +539,4 @@ def task_summary(record: Mapping[str, object]) -> str:
         test = about["test"]
         lines += [f"packed: {about['full_bytes'] / about['bytes']:.1f} times smaller, {about['bytes']:,} bytes; worse "
                   f"by {test['loss']:+.2f} {unit} [{test['low']:+.2f}, {test['high']:+.2f}] on {part} rows"]
-    return "\n".join(lines)
+    return "\n".join([*lines, *number_words(record)])
