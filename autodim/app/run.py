@@ -65,7 +65,9 @@ def key_of_table(folder: Path) -> str | None:
 
 # %% ../../nbs/app/07_run.ipynb #7a0e000c
 def keep_run(folder: Path, run: Mapping[str, object]) -> dict[str, object]:
-    """Write run.json, unless it is there for this table and these kinds of numbers; returns the run of before, {} if there was none.
+    """Write run.json, unless it is there for this table and these kinds of numbers.
+
+    Returns the run of before, {} if there was none.
 
     Settings that are not `prepare`'s stay. Of several who prepare at once, the one whose table is there writes.
     """
@@ -73,7 +75,7 @@ def keep_run(folder: Path, run: Mapping[str, object]) -> dict[str, object]:
         before = {}
         with contextlib.suppress(DataError):
             before = read_run(folder)
-        then, now = (of.get("settings", {}).get("numerical") for of in (before, run))  # the table has no kinds of numbers
+        then, now = (of.get("settings", {}).get("numerical") for of in (before, run))  # no table knows kinds
         if key_of_table(folder) == run["key"] and (before.get("key") != run["key"] or then != now):
             later = {name: value for name, value in before.get("settings", {}).items()
                      if "prepare" not in SETTINGS[name].command}

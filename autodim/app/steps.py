@@ -210,7 +210,7 @@ def asked_numbers(settings: Settings, prepared: Prepared) -> dict[str, str]:
 
 
 def kinds_of(s: Settings, prepared: Prepared, dims: Mapping[str, int], runtime: Runtime) -> dict[str, str]:
-    """The kind of each field to be embedded as a number, by settings that `fitted_settings` made; see `search_kinds`."""
+    """The kind of each field that is embedded as a number, by settings of `fitted_settings`; see `search_kinds`."""
     config = search_config(s, len(prepared.data.train.labels))
     return search_kinds(prepared, asked_numbers(s, prepared), dims, config, network_of(s), runtime)
 

@@ -83,8 +83,8 @@ def quantile_knots(grid: Grid, bins: int) -> torch.Tensor:
 def tree_knots(grid: Grid, bins: int) -> torch.Tensor:
     """Ends and the splits of a decision tree of at most `bins` leaves on the label, float64 [T + 1].
 
-    A leaf has at least a quarter of its share of the rows. The tree sees the numbers' ranks, since scikit-learn's rounds
-    numbers to float32.
+    A leaf has at least a quarter of its share of the rows. The tree sees ranks of numbers: scikit-learn's round to
+    float32.
     """
     from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor  # here: their import takes half a second
 
