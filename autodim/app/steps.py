@@ -7,9 +7,9 @@ __all__ = ['SHORT', 'FAST', 'SMALL', 'SMALL_DROPOUT', 'ALPHA_STEPS', 'ALPHA_TRAV
            'SMALLEST', 'POINTS', 'default_repeats', 'default_batch_size', 'default_tau_decay', 'default_f',
            'default_alpha_lr', 'default_dropout', 'fitted_settings', 'network_of', 'runtime_of', 'warn_of_few_steps',
            'check_budget', 'choose_dims', 'search_config', 'search_step', 'finished_search', 'tidy_search', 'curve_of',
-           'asked_numbers', 'calibrated', 'beside', 'check_task', 'task_change', 'all_rows', 'refitted',
-           'trained_choices', 'train_step', 'packed_by', 'recalibration_of', 'compressed_within', 'along_budgets',
-           'auc_change', 'compression_record', 'packed_refit', 'compress_step', 'within_step']
+           'asked_numbers', 'kinds_of', 'numbers_of', 'calibrated', 'beside', 'check_task', 'task_change', 'all_rows',
+           'refitted', 'trained_choices', 'train_step', 'packed_by', 'recalibration_of', 'compressed_within',
+           'along_budgets', 'auc_change', 'compression_record', 'packed_refit', 'compress_step', 'within_step']
 
 # %% ../../nbs/app/05_steps.ipynb #672f5c13
 import math
@@ -48,7 +48,6 @@ from ..method.search import SearchConfig, SearchResult
 from ..training.checkpoint import FileCheckpoint, State
 from ..training.distributed import Processes
 from ..training.runtime import Runtime
-
 
 # %% ../../nbs/app/05_steps.ipynb #a37360da
 SHORT = 1_500_000  # training rows times epochs, up to which a training is short
@@ -201,8 +200,21 @@ def asked_numbers(settings: Settings, prepared: Prepared) -> dict[str, str]:
         check_numbers(data, asked, network_of(fitted_settings(s, len(data.train.labels))))
         for m, vocabulary in enumerate(data.vocabularies):
             if vocabulary.name in asked:
-                number_grid(vocabulary, data.train.ids[:, m], data.train.labels)
+                number_grid(vocabulary, data.train.ids[:, m], data.train.labels, data.task)
     return asked
+
+
+def kinds_of(s: Settings, prepared: Prepared, dims: Mapping[str, int], runtime: Runtime) -> dict[str, str]:
+    """The kind of each field that is embedded as a number, by settings of `fitted_settings`; see `search_kinds`."""
+    config = search_config(s, len(prepared.data.train.labels))
+    return search_kinds(prepared, asked_numbers(s, prepared), dims, config, network_of(s), runtime)
+
+
+def numbers_of(kinds: Mapping[str, str], record: Mapping[str, object]) -> dict[str, object]:
+    """What a report says of them: `numbers`, and the kind of each of a record's `fields`; {} if there are none."""
+    fields = [field | {"kind": f"numerical, {kinds[field['name']]}"} if field["name"] in kinds else field
+              for field in record["fields"]]
+    return {"numbers": dict(kinds), "fields": fields} if kinds else {}
 
 # %% ../../nbs/app/05_steps.ipynb #bfc91ec2
 def calibrated(choice: Choice, data: Data) -> tuple[float, float]:
@@ -233,9 +245,6 @@ def check_task(s: Settings, task: Task) -> None:
     """Raises ValueError if a setting is asked for that numbers, or several classes, do not have."""
     if task == Task():
         return
-    if embedded := encodings_asked(s):
-        raise ValueError(f"task {task.name!r}: numerical={embedded!r} embeds numbers for two classes alone; give a "
-                         "number of buckets")
     if task.name == "classes" and s.backbone in BACKBONES and s.backbone not in OF_CLASSES:
         raise ValueError(f"task 'classes': the network {s.backbone} has one output, not one a class; take "
                          f"backbone='MLP', or {', '.join(OF_CLASSES[1:])}")
@@ -298,8 +307,7 @@ def train_step(
     config = TrainConfig(s.epochs, s.patience, s.batch_size, s.lr, s.sparse, s.weight_decay, s.validations)
     check_task(s, data.task)
     chosen, two = dict(dims or choose_dims(s, prepared, found.alpha)), data.task == Task()
-    kinds = search_kinds(prepared, asked_numbers(s, prepared), chosen, search_config(s, len(data.train.labels)),
-                         network, runtime)
+    kinds = kinds_of(s, prepared, chosen, runtime)
     train = partial(train_encoded, kinds=kinds) if kinds else train_dims
     kept = train if kinds else partial(train_dims, folder=s.folder)
     choices, *others = trained_choices(s, prepared, chosen, config, runtime, kept)
@@ -308,7 +316,7 @@ def train_step(
     record = (make_record if two else task_record)(prepared, found, curve, [choices, *others], settings_to_dict(s),
                                                    network)
     record["settings"] = settings_to_dict(settings)
-    record |= {"numbers": kinds} if kinds else {}
+    record |= numbers_of(kinds, record)
     record["from_table"] = {name: getattr(s, name) for name in FROM_TABLE if getattr(settings, name) is None}
     if two:
         record["calibration"] = calibration_record(own.scores, data.test.labels.cpu().numpy(), calibration)
