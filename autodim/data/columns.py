@@ -8,8 +8,8 @@ __all__ = ['BUCKETS', 'PANDAS_KINDS', 'NULLABLE', 'MISSING', 'TRUTHS', 'POLARS_K
            'from_arrow', 'plain_objects', 'plain_column', 'as_dates', 'as_kind', 'typed', 'kind_of_texts', 'code_among',
            'odd_fractions', 'is_exact', 'note_of_odd', 'facts_of_texts', 'ReadOptions', 'ColumnOptions', 'Schema',
            'schema_from_dict', 'check_names', 'check_options', 'recognise', 'recognise_frame', 'decide', 'shown',
-           'positive_labels', 'encode_labels', 'classes_from_list', 'label_task', 'check_classes', 'label_moments',
-           'encode_task_labels', 'time_ranks']
+           'positive_labels', 'encode_labels', 'classes_from_list', 'label_task', 'check_classes', 'encode_task_labels',
+           'time_ranks']
 
 # %% ../../nbs/data/05_columns.ipynb #d8a1ca3a
 import contextlib
@@ -592,21 +592,6 @@ def check_classes(name: str, classes: Sequence[object]) -> None:
         raise DataError(f"{label} has {len(classes):,} classes, expected {MOST:,} at most: join or leave out rare "
                         "ones; of numbers, take task='regression'; to rank so many items for each user, take recommend "
                         "(guide_retrieval)")
-
-
-def label_moments(name: str, values: np.ndarray, training: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation of labels that are numbers, float64 [n], over the training rows (bool or int).
-
-    DataError: these have one value, or labels differ by less than 32 bits, in which they are kept, can tell.
-    """
-    own = values[training]
-    if own.min() == own.max():
-        raise DataError(f"label {name!r}: all of the train are {own[0]:g}, nothing to learn")
-    mean, scale = float(own.mean()), float(own.std())
-    if np.abs(values.astype(np.float32) - values).max() > scale / 1000:
-        raise DataError(f"label {name!r}: its values, such as {own[0]!r}, are far from 0 and differ too little to be "
-                        f"told apart in 32 bits; subtract a constant, such as {mean:.0f}")
-    return mean, scale
 
 # %% ../../nbs/data/05_columns.ipynb #292be73a
 def encode_task_labels(column: pd.Series, task: str) -> tuple[np.ndarray, np.ndarray]:

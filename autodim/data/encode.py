@@ -13,9 +13,8 @@ import pandas as pd
 import torch
 
 from .batches import Data, Part, Task, fingerprint
-from .columns import label_moments
 from .files import DataError
-from .split import Split
+from .split import Split, label_moments
 from .vocabulary import Buckets, fit_vocabulary
 
 # %% ../../nbs/data/04_encode.ipynb #658c0bbf

@@ -27,14 +27,14 @@ import pyarrow.parquet as pa_parquet
 from autodim.data.columns import (
     MISSING, TRUTHS, WHOLE, ColumnOptions, Facts, Rule, Schema, as_dates, as_kind, check_names, check_options,
     check_values, classes_from_list, decide, encode_labels, encode_task_labels, facts_of_texts, from_arrow, judge,
-    kind_of, kind_of_texts, label_moments, label_task, plain_column, recognise, recognise_frame, schema_from_dict,
+    kind_of, kind_of_texts, label_task, plain_column, recognise, recognise_frame, schema_from_dict,
     shown, time_ranks, typed,
 )  # fmt: skip
 from .files import DataError
 from .prepare import (
     Preparation, open_prepared, prepare_files, read_labels, read_manifest, read_numbers)
 from .read import EncodedTable, Layout, TableFiles, header_of, read_files, shared_layout
-from .split import SplitOptions, parts_of_rows, split_of
+from .split import SplitOptions, label_moments, parts_of_rows, split_of
 from .vocabulary import FOLDS, Vocabulary, count_by_fold, factorize, vocabulary_to_dict
 
 # %% ../../nbs/data/09_table.ipynb #7760705f
