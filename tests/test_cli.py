@@ -25,7 +25,7 @@ from autodim.app.cli import main, make_parser
 from autodim.app.commands import COMMANDS
 from autodim.app.run import prepare_command
 from autodim.app.estimator import AutoDim, load
-from autodim.app.settings import FORMATS, read_buckets, read_bytes, read_counts, read_names
+from autodim.app.settings import ENCODINGS, FORMATS, read_buckets, read_bytes, read_counts, read_names
 from autodim.data.split import SplitOptions
 from autodim.app.export import write_exports
 from autodim.data.table import encode_rows, open_table, prepare
@@ -92,6 +92,7 @@ def test_what_is_not_understood_has_exit_code_2(arguments):
 @pytest.mark.parametrize("arguments, expected", [
     ("search --variant one", "expected 1, 2, 3 or 4"), ("train --max-space much", "expected a share"),
     ("search --lr x", "expected a positive number"), ("prepare x.csv --label y --numerical price:²", "expected COLUMN:BUCKETS"),
+    ("prepare x.csv --label y --numerical price:spline", "price:auto (auto, buckets, piecewise"),
     ("prepare x.csv --label y --numerical price", "such as price:10"), ("train --max-bytes 7Q", "such as 64MB")])
 def test_what_was_expected_is_said(arguments, expected):
     code, _, err = call(*arguments.split())
@@ -986,3 +987,45 @@ def test_codes_and_texts_that_mean_nothing_are_told_with_the_flag_and_read_as_it
     code, told, notes = call("prepare", table, "--label", "click", "--run", tmp_path / "run", "--json", *flag.split(" "),
                              "--categorical", "zip")
     assert code == 0 and json.loads(told)["numerical"] == ["price"] and notes == ""
+
+
+# ---------------------------------------------------------------- numbers that are embedded by functions
+
+def test_kinds_of_numbers_are_kept_with_the_run_and_reach_every_step(tmp_path):
+    """The estimator's kinds for the same flags; ONNX of raw rows with a missing number; another kind is trained anew."""
+    clicks, run = write_clicks(tmp_path / "clicks.csv", 600), tmp_path / "run"
+    frame = pd.read_csv(clicks, dtype={"item": str})
+    frame.loc[::7, "price"] = np.nan
+    frame.to_csv(clicks, index=False)
+    prepare = ["prepare", clicks, "--label", "click", "--run", run, "--json"]
+    code, out, _ = call(*prepare, "--numerical", "price:auto")
+    assert code == 0 and json.loads(out)["embedded"] == {"price": "auto"} and json.loads(out)["numerical"] == ["price"]
+    assert call("search", run, *SEARCH)[0] == 0
+    assert call("train", run, *TRAIN)[0] == 0
+    kept = load(run / "model")
+    assert kept.numbers_.keys() == {"price"} and kept.numbers_["price"] in ENCODINGS[1:]
+    code, out, err = call(*prepare, "--numerical", "price:piecewise")
+    assert code == 0 and json.loads(out)["embedded"] == {"price": "piecewise"}
+    code, out, err = call("report", run)  # of the model with the other kind, which is said
+    assert code == 0 and "(numerical)" in err
+    code, out, err = call("train", run, *TRAIN)
+    assert code == 0 and "Numbers: price piecewise." in out and "searching first" not in err
+    assert call("compress", run, "--max-loss", "5", "--quiet")[0] == 0
+    code, out, _ = call("report", run)
+    assert code == 0 and "Numbers: price piecewise." in out
+    assert "numerical, piecewise" in (run / "report.html").read_text()
+    for flags, folder in ((("--uncompressed",), "export"), ((), "compressed/export")):
+        code, out, err = call("export", run, "--format", "onnx", *flags)
+        assert code == 0, err
+        model = load(run / "model" if flags else run / "compressed")
+        session = onnxruntime.InferenceSession(next((run / folder).glob("*.onnx")), providers=["CPUExecutionProvider"])
+        rows = pd.read_csv(clicks, dtype={"item": str}).drop(columns="click").head(50)
+        ids = encode_rows(rows, model.vocabularies_, model.schema_.missing).numpy().astype(np.int64)
+        np.testing.assert_allclose(session.run(None, {"ids": ids})[0], model.predict_proba(rows)[:, 1], atol=1e-5)
+
+
+def test_a_number_that_no_function_can_have_is_named_before_the_search(tmp_path):
+    clicks, run = write_clicks(tmp_path / "clicks.csv"), tmp_path / "run"
+    assert call("prepare", clicks, "--label", "click", "--run", run, "--numerical", "price:auto")[0] == 0
+    code, _, err = call("search", run, *SEARCH, "--backbone", "FM")
+    assert code == 1 and "backbone FM has a weight for each id" in err and "price" in err and not (run / "dims.json").exists()

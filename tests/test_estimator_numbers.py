@@ -61,11 +61,28 @@ def test_it_learns_from_all_rows_and_packs_as_other_fields_do():
     ({"numerical": {"price": "spline"}}, ValueError, "column 'price' has the rule 'spline', expected .*'auto'.*'autodis'"),
     ({"numerical": {"cost": "auto"}}, DataError, "numerical: column 'cost' is not in the table"),
     ({"numerical": {"shop": "auto"}}, DataError, "column 'shop'"),
-    ({"numerical": {"price": "auto"}, "backbone": "FM"}, ValueError, "backbone FM.* leave the numbers in buckets"),
+    ({"numerical": {"price": "auto"}, "backbone": "FM"}, ValueError, "no function of price makes: .*buckets.*DCN"),
 ])  # fmt: skip
 def test_an_error_names_the_column_and_the_way_out(settings, error, words):
     with pytest.raises(error, match=words):
         clone(SMALL).set_params(**settings).fit(table(), label="click")
+
+
+@pytest.mark.parametrize("settings", [{"task": "regression"}, {"task": "classes"}, {"backbone": "IPNN"}])
+def test_other_tasks_and_networks_embed_numbers_too(settings, tmp_path):
+    frame = table()
+    frame["click"] = frame.click + (frame.visits > 3) if "task" in settings else frame.click
+    if settings.get("task") == "classes":
+        frame["click"] = frame.click.map({0: "none", 1: "one", 2: "two"})
+    model = clone(SMALL).set_params(numerical={"price": "auto", "visits": "tree"}, repeats=1, **settings)
+    model.fit(frame, label="click")
+    assert model.numbers_["price"] in KINDS and model.numbers_["visits"] == "tree"
+    assert "Numbers: price " in str(model.report()) and "visits tree" in str(model.report())
+    model.save(tmp_path / "model")
+    rows = frame.drop(columns="click")
+    np.testing.assert_array_equal(load(tmp_path / "model").predict(rows), model.predict(rows))
+    one, other = model.predict(rows.head(1).assign(price=-5.0)), model.predict(rows.head(1).assign(price=-1e300))
+    assert one == other  # below the first bin all numbers are one
 
 
 def test_scores_do_not_depend_on_what_the_frame_calls_its_missing_numbers(fitted):

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import interpolate
-from sklearn.tree import DecisionTreeClassifier
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from autodim.data.batches import Data
 from autodim.data.encode import encode_table
@@ -58,7 +58,7 @@ def test_bins_stand_within_their_edges_and_beyond_the_outer_ones():
 def test_a_grid_counts_the_training_rows_of_each_number(frame, data):
     grid, train = grid_of(data, 1), frame.iloc[random_split(len(frame), 0).train]
     by = train.groupby("visits").label.agg(["size", "sum"])
-    assert grid.counts.tolist() == by["size"].tolist() and grid.positive.tolist() == by["sum"].tolist()
+    assert grid.counts.tolist() == by["size"].tolist() and grid.sums[:, 1].tolist() == by["sum"].tolist()
     torch.testing.assert_close(grid.values, torch.tensor(by.index.to_numpy()), atol=1e-5, rtol=0)
     assert grid.missing_id == 0 and grid_of(data, 0).missing_id == len(grid_of(data, 0).values) + 1
 
@@ -77,7 +77,8 @@ def test_rare_bins_and_criteo_buckets_keep_their_numbers():
 @pytest.mark.parametrize("column", [[5.0] * 9, list("abcabcabc")])
 def test_what_is_no_number_is_named(column):
     vocabulary = fit_vocabulary(pd.Series(column, name="odd"), 1, 4 if column[0] == 5.0 else None)
-    with pytest.raises(ValueError, match=r"field 'odd' cannot be embedded as a number: .*numerical"):
+    why = "it has one value alone" if column[0] == 5.0 else "its values are names"
+    with pytest.raises(ValueError, match=f"field 'odd' cannot be embedded as a number: {why}; leave it out"):
         number_grid(vocabulary, torch.ones(9, dtype=torch.int32), torch.zeros(9))
 
 
@@ -92,6 +93,59 @@ def test_a_tree_has_the_splits_that_scikit_learn_finds_in_the_rows(data):
     found = tree_knots(grid, bins)[1:-1].numpy()
     side = [np.searchsorted(grid.values.numpy(), splits) for splits in (expected, found)]
     assert side[0].tolist() == side[1].tolist()
+
+
+@pytest.mark.parametrize("scale, offset", [(1e-300, 0.0), (1e300, 0.0), (1.0, 1e15), (1e30, 1e40), (1e-6, 1.0)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_scale_and_offset_change_no_table(scale, offset, kind):
+    """Whole numbers and the same in other units, beyond float32 among them: a fresh table has the same rows."""
+    rng, made = np.random.default_rng(0), []
+    whole = rng.integers(0, 60, 2000) * 2.0**8
+    label = torch.from_numpy((whole > 2000 + 4000 * rng.random(2000)).astype(np.float32))
+    for own in (whole, whole * scale + offset):
+        column = pd.Series(own, name="n")
+        vocabulary = fit_vocabulary(column, 1, "fine")
+        grid = number_grid(vocabulary, torch.from_numpy(vocabulary.encode(column)), label)
+        torch.manual_seed(0)
+        made.append(NumberTable(grid, sized(kind, 60, 2), 2)().detach())
+    assert made[1].isfinite().all()
+    torch.testing.assert_close(made[1], made[0], atol=1e-4, rtol=1e-3)
+
+
+def test_numbers_that_no_double_holds_apart_are_named():
+    for column in ([2.0**60, 2.0**60 + 256] * 9, [-1.7e308, -1.6e308, 1.6e308, 1.7e308] * 9):
+        vocabulary = fit_vocabulary(pd.Series(column, name="odd"), 1, "fine")
+        ids = torch.from_numpy(vocabulary.encode(pd.Series(column)))
+        with pytest.raises(ValueError, match="field 'odd' cannot be embedded as a number: .* too close to each other, or too far apart"):
+            number_grid(vocabulary, ids, torch.zeros(len(ids)))
+
+
+def test_every_number_has_a_bin_however_rare_its_value_is():
+    column = pd.Series(np.random.default_rng(0).standard_normal(600), name="n")  # two rows a bin, or three
+    vocabulary = fit_vocabulary(column, 30, "fine")
+    new = pd.Series([-1e9, *np.linspace(-3, 3, 99), 1e9], name="n")
+    ids = vocabulary.encode(new)
+    assert (ids > 0).all() and (np.diff(ids) >= 0).all() and vocabulary.cardinality == 1 + FINE
+    edges = np.array(vocabulary.edges)
+    assert ids.tolist() == [1 + int((edges <= x).sum()) for x in new]
+
+
+@pytest.mark.parametrize("task", ["regression", "classes"])
+def test_a_tree_of_other_tasks_has_the_splits_of_scikit_learn_on_the_rows(frame, task):
+    rng, bins = np.random.default_rng(0), 6
+    score = np.log(frame.price.fillna(1)) + rng.normal(0, 0.3, len(frame))
+    labels = 1e6 + 1e3 * score if task == "regression" else np.digitize(score, [-1.0, 0.5]).astype(float)
+    made = encode_table(frame.assign(label=labels), random_split(len(frame), 0), buckets={"price": "fine", "visits": "fine"},
+                        task=task)
+    ids = made.train.ids[:, 0].long()
+    grid = number_grid(made.vocabularies[0], made.train.ids[:, 0], made.train.labels, made.task)
+    there = (ids > 0) & (ids <= len(grid.values))
+    tree = DecisionTreeRegressor if task == "regression" else DecisionTreeClassifier
+    own = tree(max_leaf_nodes=bins, min_samples_leaf=0.25 / bins, random_state=0).fit(
+        ids[there].numpy()[:, None], made.train.labels[there].double().numpy()).tree_
+    expected = np.sort(own.threshold[own.feature == 0])  # between ids
+    found = np.searchsorted(grid.values.numpy(), tree_knots(grid, bins)[1:-1].numpy()) + 0.5
+    assert expected.tolist() == found.tolist()
 
 
 @pytest.mark.parametrize("bins", [1, 2, 5, 20, 400])
@@ -142,10 +196,27 @@ def test_plain_tables_have_the_same_outputs(data, kind):
     encodings = {"price": sized(kind, 90, 4), "visits": Encoding("buckets", 3)}
     fitted = train_encodings(data, dims, encodings, TrainConfig(epochs=1, batch_size=200), SMALL,
                              Runtime(0, progress=False))
-    plain = as_tables(fitted.model.eval(), data.cardinalities, SMALL)
+    plain = as_tables(fitted.model.eval(), data.cardinalities)
     expected = fitted.model(data.test.ids).detach()
     torch.testing.assert_close(plain(data.test.ids), expected, atol=1e-6, rtol=1e-6)
     assert embedding_parameters(fitted.model) < embedding_parameters(plain)
+
+
+@pytest.mark.parametrize("backbone, task", [("MLP", "classes"), ("IPNN", "regression"), ("DCN", "binary")])
+def test_other_networks_and_tasks_have_plain_tables_too(frame, backbone, task):
+    """The caller's random numbers go on as if nothing had been drawn."""
+    label = {"classes": pd.qcut(frame.price.fillna(1), 3, labels=False), "regression": frame.visits, "binary": frame.label}
+    made = encode_table(frame.assign(label=label[task]), random_split(len(frame), 0), buckets={"price": "fine"}, task=task)
+    network = Network(backbone, hidden=(8,))
+    dims = {"price": 4, "visits": 3, "shop": 2}
+    fitted = train_encodings(made, dims, {"price": sized("periodic", 90, 4)}, TrainConfig(epochs=1, batch_size=200),
+                             network, Runtime(0, progress=False))
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    plain = as_tables(fitted.model.eval(), made.cardinalities)
+    assert torch.equal(torch.rand(3), expected)
+    torch.testing.assert_close(plain(made.test.ids), fitted.model(made.test.ids), atol=1e-5, rtol=1e-5)
 
 
 def test_an_id_that_the_field_does_not_have_is_taken_for_id_0(data):
@@ -172,7 +243,8 @@ def test_a_field_left_out_moves_no_logit_and_the_network_starts_alike(data):
 @pytest.mark.parametrize("wrong, words", [
     ({"encodings": {"cost": Encoding("out", 0)}}, "the fields are price, visits, shop"),
     ({"encodings": {"shop": Encoding("periodic", 2)}}, "field 'shop' cannot be embedded"),
-    ({"network": Network("DeepFM")}, "backbone DeepFM"),
+    ({"encodings": {"price": Encoding("out", 0)}, "network": Network("DeepFM")},
+     "backbone DeepFM has a weight for each id, which no function of price makes.*DCN"),
 ])  # fmt: skip
 def test_one_error_says_what_to_do(data, wrong, words):
     arguments = {"encodings": {}, "network": SMALL} | wrong

@@ -58,7 +58,7 @@ def searched(
 
     The caller writes run.json when all went well: settings with which it did not are not to stay.
     """
-    from autodim.app.steps import check_budget, finished_search, search_step, tidy_search
+    from autodim.app.steps import asked_numbers, check_budget, finished_search, search_step, tidy_search
 
     folder = Path(options.run)
     run = read_run(folder)
@@ -67,6 +67,7 @@ def searched(
     settings = replace(settings_from_dict(run["settings"]), **kept)
     check_settings(settings)
     prepared = prepared_of(run, folder)
+    asked_numbers(settings, prepared)  # complains before the work of a search
     task = settings, prepared, options.processes
     if options.command == "train" and not options.dims_file:
         check_budget(settings, prepared)

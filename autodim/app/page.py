@@ -6,10 +6,10 @@
 __all__ = ['Record', 'TRIVIAL', 'KINDS', 'SPACE', 'SIZE', 'HEAD', 'SECTIONS', 'PROBABILITIES', 'WITHOUT', 'NOTES', 'TEMPLATES',
            'printable', 'short', 'bytes_text', 'percent', 'naming_rows', 'half_width', 'is_chance', 'cautions', 'sizes',
            'signed', 'rivals_words', 'rivals_table', 'calibration_facts', 'kind_of', 'difference_words', 'uniform_dim',
-           'advice', 'compression_words', 'packed_table', 'answer', 'by_parameters', 'facts', 'summary', 'new_figure',
-           'colour', 'styles', 'with_legend', 'draw_models', 'draw_curve', 'draw_bytes', 'draw_epochs', 'draw_search',
-           'calibration_words', 'probabilities_table', 'draw_probabilities', 'data_uri', 'pictures', 'tables', 'page',
-           'write_page']
+           'advice', 'compression_words', 'packed_table', 'answer', 'by_parameters', 'number_words', 'facts', 'summary',
+           'new_figure', 'colour', 'styles', 'with_legend', 'draw_models', 'draw_curve', 'draw_bytes', 'draw_epochs',
+           'draw_search', 'calibration_words', 'probabilities_table', 'draw_probabilities', 'data_uri', 'pictures',
+           'tables', 'page', 'write_page']
 
 # %% ../../nbs/app/02_page.ipynb #cc655863
 import base64
@@ -294,6 +294,12 @@ def by_parameters(record: Record) -> list[Record]:
     return sorted(record["fields"], key=lambda field: -field["parameters"])
 
 
+def number_words(record: Record) -> list[str]:
+    """A line on how fields are embedded as numbers; none if no field is."""
+    kinds = ", ".join(f"{name} {kind}" for name, kind in record.get("numbers", {}).items())
+    return [f"Numbers: {printable(kinds)}."] if kinds else []
+
+
 @read_with_care()
 def facts(record: Record) -> dict[str, object]:
     """What a program would ask of a record: the cautions, sizes, the search's decision, outcomes, and differences."""
@@ -316,7 +322,8 @@ def summary(record: Record, tables: int = 5) -> str:
     named = ", ".join(f"{f['name']} {f['dim']}" for f in largest[:tables])
     rest = f" and {len(largest) - tables} smaller ones" if len(largest) > tables else ""
     said = "\n".join(printable(line) for line in [*cautions(record), *answer(record)])
-    return f"{naming_rows(record, said)}\nDimensions: {printable(named)}{rest}."
+    lines = [naming_rows(record, said), f"Dimensions: {printable(named)}{rest}.", *number_words(record)]
+    return "\n".join(lines)
 
 # %% ../../nbs/app/02_page.ipynb #9748dac6
 SPACE, SIZE = "Space (% of the widest embedding's parameters)", (4.2, 3.1)

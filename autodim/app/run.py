@@ -18,8 +18,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .. import __version__
-from .settings import Settings, as_flags, check_settings, given, settings_from_dict, settings_to_dict
-from .settings import SETTINGS, shell_words, table_options
+from .settings import Settings, as_flags, check_settings, encodings_asked, given, settings_from_dict
+from .settings import SETTINGS, settings_to_dict, shell_words, table_options
 from ..data.columns import schema_from_dict
 from ..data.files import DataError, folder_lock, json_value, write_bytes
 from ..data.prepare import read_manifest
@@ -65,7 +65,9 @@ def key_of_table(folder: Path) -> str | None:
 
 # %% ../../nbs/app/07_run.ipynb #7a0e000c
 def keep_run(folder: Path, run: Mapping[str, object]) -> dict[str, object]:
-    """Write run.json, unless it is there for this table; returns the run of before, {} if there was none.
+    """Write run.json, unless it is there for this table and these kinds of numbers.
+
+    Returns the run of before, {} if there was none.
 
     Settings that are not `prepare`'s stay. Of several who prepare at once, the one whose table is there writes.
     """
@@ -73,7 +75,8 @@ def keep_run(folder: Path, run: Mapping[str, object]) -> dict[str, object]:
         before = {}
         with contextlib.suppress(DataError):
             before = read_run(folder)
-        if key_of_table(folder) == run["key"] != before.get("key"):
+        then, now = (of.get("settings", {}).get("numerical") for of in (before, run))  # no table knows kinds
+        if key_of_table(folder) == run["key"] and (before.get("key") != run["key"] or then != now):
             later = {name: value for name, value in before.get("settings", {}).items()
                      if "prepare" not in SETTINGS[name].command}
             write_json(folder / "run.json", before | run | {"settings": run["settings"] | later})
@@ -104,16 +107,19 @@ def quoted(path: Path) -> str:
     return shlex.quote(str(path))
 
 
-def described(folder: Path, label: str, manifest: Mapping[str, object]) -> Answer:
-    """What was prepared."""
+def described(
+    folder: Path, label: str, manifest: Mapping[str, object], embedded: Mapping[str, str]
+) -> Answer:  # fmt: skip
+    """What was prepared; `embedded` says of fields how they are embedded as numbers."""
     about, fields = manifest["about"], manifest["cardinalities"]
     schema, positive = schema_from_dict(about["schema"]), about["classes"][1]
     rows = {"validation" if part == "val" else part: n for part, n in manifest["rows"].items()}
     found = {"run": str(folder), "rows": rows, "positive_class": str(positive), "split": about["split"],
              "fields": fields, "numerical": list(schema.buckets), "left_out": dict(schema.left_out),
+             "embedded": {name: kind for name, kind in embedded.items() if name in fields},
              "decided": dict(schema.decided)}
     lines = [f"{name:<24} {'numerical' if name in schema.buckets else 'categorical':<12} {v:>12,} rows"
-             for name, v in fields.items()]
+             + f"   embedded: {embedded.get(name)}" * (name in embedded) for name, v in fields.items()]
     parts = ", ".join(f"{n:,} {name}" for name, n in rows.items())
     decided = [f"{name}: {why}" for name, why in schema.decided.items()]
     if decided:
@@ -164,7 +170,7 @@ def prepare_command(options: argparse.Namespace) -> Answer:
            "settings": settings_to_dict(settings) | {"progress": False}}
     for note in notes_on(keep_run(folder, run), run, options):
         warnings.warn(note, stacklevel=2)
-    return described(folder, options.label, manifest)
+    return described(folder, options.label, manifest, encodings_asked(settings))
 
 # %% ../../nbs/app/07_run.ipynb #7a0e0009
 def say_warning(message: Warning | str, category: type[Warning], *_: object) -> None:

@@ -7,10 +7,10 @@ __all__ = ['SHORT', 'FAST', 'SMALL', 'SMALL_DROPOUT', 'ALPHA_STEPS', 'ALPHA_TRAV
            'default_repeats', 'default_batch_size', 'default_tau_decay', 'default_f', 'default_alpha_lr',
            'default_dropout', 'fitted_settings', 'network_of', 'runtime_of', 'warn_of_few_steps', 'check_budget',
            'choose_dims', 'search_config', 'search_step', 'finished_search', 'tidy_search', 'curve_of', 'asked_numbers',
-           'calibrated', 'beside', 'all_rows', 'refitted', 'trained_choices', 'train_step', 'packed_by',
-           'recalibration_of', 'compressed_within', 'along_budgets', 'auc_change', 'compression_record', 'packed_refit',
-           'compress_step', 'within_step', 'check_task', 'loss_differences', 'task_record', 'train_task',
-           'compress_task', 'task_summary']
+           'kinds_of', 'numbers_of', 'calibrated', 'beside', 'all_rows', 'refitted', 'trained_choices', 'train_step',
+           'packed_by', 'recalibration_of', 'compressed_within', 'along_budgets', 'auc_change', 'compression_record',
+           'packed_refit', 'compress_step', 'within_step', 'check_task', 'loss_differences', 'task_record',
+           'train_task', 'compress_task', 'task_summary']
 
 # %% ../../nbs/app/05_steps.ipynb #672f5c13
 import math
@@ -25,6 +25,7 @@ import pandas as pd
 import torch
 
 from .export import Within
+from .page import number_words
 from .settings import Settings, encodings_asked, settings_to_dict
 from .storage import Trained
 from autodim.app.workflow import (
@@ -204,8 +205,21 @@ def asked_numbers(settings: Settings, prepared: Prepared) -> dict[str, str]:
         check_numbers(data, asked, network_of(fitted_settings(s, len(data.train.labels))))
         for m, vocabulary in enumerate(data.vocabularies):
             if vocabulary.name in asked:
-                number_grid(vocabulary, data.train.ids[:, m], data.train.labels)
+                number_grid(vocabulary, data.train.ids[:, m], data.train.labels, data.task)
     return asked
+
+
+def kinds_of(s: Settings, prepared: Prepared, dims: Mapping[str, int], runtime: Runtime) -> dict[str, str]:
+    """The kind of each field that is embedded as a number, by settings of `fitted_settings`; see `search_kinds`."""
+    config = search_config(s, len(prepared.data.train.labels))
+    return search_kinds(prepared, asked_numbers(s, prepared), dims, config, network_of(s), runtime)
+
+
+def numbers_of(kinds: Mapping[str, str], record: Mapping[str, object]) -> dict[str, object]:
+    """What a report says of them: `numbers`, and the kind of each of a record's `fields`; {} if there are none."""
+    fields = [field | {"kind": f"numerical, {kinds[field['name']]}"} if field["name"] in kinds else field
+              for field in record["fields"]]
+    return {"numbers": dict(kinds), "fields": fields} if kinds else {}
 
 # %% ../../nbs/app/05_steps.ipynb #bfc91ec2
 def calibrated(choice: Choice, data: Data) -> tuple[float, float]:
@@ -278,8 +292,7 @@ def train_step(
     data, d_max, network, runtime = prepared.data, s.dims[-1], network_of(s), runtime_of(s, processes)
     config = TrainConfig(s.epochs, s.patience, s.batch_size, s.lr, s.sparse, s.weight_decay, s.validations)
     chosen = dict(dims or choose_dims(s, prepared, found.alpha))
-    kinds = search_kinds(prepared, asked_numbers(s, prepared), chosen, search_config(s, len(data.train.labels)),
-                         network, runtime)
+    kinds = kinds_of(s, prepared, chosen, runtime)
     train = partial(train_encoded, kinds=kinds) if kinds else train_dims
     kept = train if kinds else partial(train_dims, folder=s.folder)
     choices, *others = trained_choices(s, prepared, chosen, config, runtime, kept)
@@ -287,7 +300,7 @@ def train_step(
     calibration = calibrated(own, data) if s.calibrate else (1.0, 0.0)
     record = make_record(prepared, found, curve, [choices, *others], settings_to_dict(s), network)
     record["settings"] = settings_to_dict(settings)
-    record |= {"numbers": kinds} if kinds else {}
+    record |= numbers_of(kinds, record)
     record["from_table"] = {name: getattr(s, name) for name in FROM_TABLE if getattr(settings, name) is None}
     record["calibration"] = calibration_record(own.scores, data.test.labels.cpu().numpy(), calibration)
     if s.rivals and processes.rank == 0:
@@ -428,9 +441,6 @@ def check_task(s: Settings, task: Task) -> None:
         return
     if s.refit:
         raise ValueError(f"task {task.name!r}: refit=True is for two classes alone; leave it out")
-    if embedded := encodings_asked(s):
-        raise ValueError(f"task {task.name!r}: numerical={embedded!r} embeds numbers for two classes alone; give a "
-                         "number of buckets")
     if task.name == "classes" and s.backbone != "MLP":
         raise ValueError(f"task 'classes': the network {s.backbone} has one output, not one a class; take "
                          "backbone='MLP'")
@@ -482,10 +492,13 @@ def train_task(
     held = len(whole.test.labels) > 0
     prepared = replace(prepared, data=whole if held else replace(whole, test=whole.val))
     config = TrainConfig(s.epochs, s.patience, s.batch_size, s.lr, s.sparse, s.weight_decay, s.validations)
-    trials = trained_choices(s, prepared, choose_dims(s, prepared, found.alpha), config, runtime_of(s),
-                             partial(train_dims, folder=s.folder))
+    chosen, runtime = choose_dims(s, prepared, found.alpha), runtime_of(s)
+    kinds = kinds_of(s, prepared, chosen, runtime)
+    kept = partial(train_encoded, kinds=kinds) if kinds else partial(train_dims, folder=s.folder)
+    trials = trained_choices(s, prepared, chosen, config, runtime, kept)
     curve, own = curve_of(s, prepared, found), trials[0]["AutoDim"]
     record = task_record(s, prepared, found, curve, trials) | {"settings": settings_to_dict(settings), "held": held}
+    record |= numbers_of(kinds, record)
     trained = Trained(prepared.schema, whole.vocabularies, prepared.classes, own.dims, own.model, network_of(s), record,
                       task=whole.task)
     return trained, trials[0], curve
@@ -526,4 +539,4 @@ def task_summary(record: Mapping[str, object]) -> str:
         test = about["test"]
         lines += [f"packed: {about['full_bytes'] / about['bytes']:.1f} times smaller, {about['bytes']:,} bytes; worse "
                   f"by {test['loss']:+.2f} {unit} [{test['low']:+.2f}, {test['high']:+.2f}] on {part} rows"]
-    return "\n".join(lines)
+    return "\n".join([*lines, *number_words(record)])

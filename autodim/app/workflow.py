@@ -150,7 +150,7 @@ def train_encoded(
     encodings = {name: sized(kind, Encoding("buckets", BUCKETS).parameters(dims[name]), dims[name])
                  for name, kind in kinds.items()}
     fitted = train_encodings(data, dims, encodings, config, network, clock.runtime)
-    plain = replace(fitted, model=as_tables(fitted.model.eval(), data.cardinalities, network))
+    plain = replace(fitted, model=as_tables(fitted.model.eval(), data.cardinalities))
     return score_choice(plain, data, dims, d_max, network, clock.seconds())
 
 # %% ../../nbs/app/00_workflow.ipynb #b1e94946

@@ -249,7 +249,7 @@ def prepare_folder(
     files, layout, names = files_of(table, options, [label])
     options = with_time(names, label, options, split)
     wanted = tuple(name for name in names if name not in options.exclude or name == split.time)
-    numerical = {name: rule if rule == "criteo" else int(rule) for name, rule in (options.numerical or {}).items()}
+    numerical = {name: rule if isinstance(rule, str) else int(rule) for name, rule in (options.numerical or {}).items()}
     columns = [list(options.categorical), numerical, list(options.exclude), list(options.missing)]
     settings = [label, *columns, options.min_count, asdict(split), *filter(None, [options.positive])]
     manifest = prepare_files(TableFiles(tuple(files), layout, wanted),

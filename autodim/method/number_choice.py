@@ -14,9 +14,10 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from ..data.batches import Data, Task
+from ..data.batches import Data
 from .backbones import Network
 from .lookup import FieldEmbedding
+from .models import with_outputs
 from .numbers import Encoding, NumberTable, check_numbers, number_grid
 from .search import SearchConfig, Searcher, run_epochs
 from .selection import Selection
@@ -62,8 +63,6 @@ class Options:
 class NumberSearchModel(nn.Module):
     """The supernet over encodings: ids [B, M] and weights p [fields of numbers, N] to logits [B]."""
 
-    task = Task()  # labels 0 and 1
-
     def __init__(
         self, data: Data, dims: Mapping[str, int], options: Options, network: Network = Network()
     ) -> None:
@@ -74,12 +73,15 @@ class NumberSearchModel(nn.Module):
         of_others = [widths[m] for m in self.others]
         self.names = FieldEmbedding([data.cardinalities[m] for m in self.others], of_others) if of_others else None
         self.norm = BatchNorm(sum(of_others), affine=False) if of_others else None
-        grids = [number_grid(data.vocabularies[m], data.train.ids[:, m], data.train.labels) for m in self.numbers]
+        grids = [number_grid(data.vocabularies[m], data.train.ids[:, m], data.train.labels, data.task)
+                 for m in self.numbers]
         self.mixtures = nn.ModuleList(FieldMixture([NumberTable(g, e, widths[m]) for e in options.encodings])
                                       for m, g in zip(self.numbers, grids))
         self.selection = Selection(options)
         order = [*self.others, *self.numbers]
         self.backbone = network.build([widths[m] for m in order], [data.cardinalities[m] for m in order], search=True)
+        self.task = data.task
+        with_outputs(self, data.task)
 
     def forward(self, ids: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
         blocks = [self.norm(self.names(ids[:, self.others]))] if self.others else []
