@@ -184,3 +184,25 @@ def test_packed_tables_are_served_by_numpy_and_onnx(run):
     np.testing.assert_allclose(served, [row[name] for row in example["rows"]], rtol=1e-4)
     vectors = load_numpy(folder / "tables.safetensors")["embedding"](ids)
     np.testing.assert_allclose(vectors, model.model_.embedding(torch.from_numpy(ids)).detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_numbers_are_read_as_their_files_write_them(tmp_path):
+    """A decimal comma, spaces, Parquet's floats and whole numbers: the labels of the frame."""
+    frame = X.astype(int).assign(size=LABELS["regression"].round(2))
+    wanted = prepare(frame, "size", ColumnOptions(task="regression")).data
+    frame.to_csv(tmp_path / "comma.csv", sep=";", decimal=",", index=False)
+    frame.assign(size=frame["size"].map("  {} ".format)).to_csv(tmp_path / "spaces.csv", index=False)
+    frame.to_parquet(tmp_path / "t.parquet")
+    for name in ("comma.csv", "spaces.csv", "t.parquet"):
+        assert prepare(tmp_path / name, "size", ColumnOptions(task="regression")).data.fingerprint == wanted.fingerprint, name
+    frame.assign(size=np.arange(len(X)) % 40).to_parquet(tmp_path / "whole.parquet")
+    made = prepare(tmp_path / "whole.parquet", "size", ColumnOptions(task="auto"))
+    assert made.data.task.name == "regression" and made.data.train.labels.max() == 39
+
+
+def test_an_export_within_a_budget_says_the_task_s_units(run, tmp_path):
+    place, task, _ = run
+    code, out, err = call("export", place, "--uncompressed", "--max-space", "0.9", "--format", "fbgemm", "--to", tmp_path / "x")
+    assert code == 0, err
+    words = {"regression": "per cent, as the validation RMSE rises", "classes": "hundredths of a nat, as the validation Logloss"}
+    assert words[task] in out and "AUC" not in out and (tmp_path / "x" / "fbgemm.safetensors").is_file()

@@ -11,6 +11,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.metrics import accuracy_score, log_loss, mean_squared_error
 
 from autodim.app.export import Within
+from autodim.app.steps import OF_CLASSES
 from autodim.data.batches import Data, Part, Task
 from autodim.data.encode import encode_table, task_of
 from autodim.data.files import DataError
@@ -169,7 +170,9 @@ def test_an_interrupted_training_goes_on(tmp_path):
 
 def test_one_output_does_not_do_for_classes():
     data = table("classes")
-    for name in BACKBONES.keys() - {"MLP"}:
+    for name in OF_CLASSES:
+        assert retrain(data, [2, 2, 2], TrainConfig(1), Network(name, (4,)), QUIET).val.logloss > 0
+    for name in BACKBONES.keys() - {*OF_CLASSES}:
         with pytest.raises(ValueError, match="has one output, and the task 4 classes: take the backbone MLP"):
             retrain(data, [2, 2, 2], TrainConfig(1), Network(name, (4,)), QUIET)
     with pytest.raises(ValueError, match="for 4 classes: expected a logit for each"):

@@ -226,7 +226,7 @@ def train_command(options: argparse.Namespace) -> Answer:
             remove_file(state)
     known = {"run": str(folder), "dims": trained.dims, "space": trained.record["outcomes"][0]["space"]}
     text = f"{shell_words(summary(trained.record))}\nNext: autodim report {quoted(folder)}   (smaller "
-    text += f"tables first: autodim compress {quoted(folder)} --max-loss 0.05)"
+    text += f"tables first: autodim compress {quoted(folder)} --max-loss {0.5 if 'task' in trained.record else 0.05})"
     return known | facts(trained.record), text
 
 # %% ../../nbs/app/08_commands.ipynb #051a3d5b
