@@ -123,6 +123,8 @@ def test_the_best_items_are_those_of_a_loop_in_the_tables_names():
         assert own.item.tolist() == [items[i] for i in free] and own.place.tolist() == list(range(1, 1 + len(free)))
         assert_allclose(own.score, scores[number, free])
     some = recommend(lambda u: scores[u], data, ["u7", "u2"], k=3)
+    none = recommend(lambda u: scores[u], data, [], k=3)
+    assert not len(none) and list(none) == list(found)
     assert some.user.unique().tolist() == [u for u in ("u7", "u2") if u in set(found.user)]
 
 

@@ -212,7 +212,7 @@ def recommend(
         unknown = "" if k < 1 else f": user {list(users)[(own < 0).argmax()]!r} is not in the table"
         raise ValueError(f"recommend k={k}{unknown}; expected 1 item or more, for users that have interactions")
     seen, made = data.matrix(), []
-    for start in range(0, len(own), batch):
+    for start in range(0, max(1, len(own)), batch):  # no users: an empty table
         some = own[start : start + batch]
         s = np.array(score(some), np.float64)  # a copy, to write to
         if np.isnan(s).any():
