@@ -171,7 +171,7 @@ def test_each_setting_has_a_flag_or_is_the_run_s():
     parser = make_parser()
     sub = next(a for a in parser._actions if hasattr(a, "choices") and a.choices)
     flagged = {action.dest for command in sub.choices.values() for action in command._actions}
-    assert {*AutoDim().get_params()} - flagged == {"folder", "progress", "packed", "task"}
+    assert {*AutoDim().get_params()} - flagged == {"folder", "progress", "packed"}
 
 
 # ---------------------------------------------------------------- json, text, errors

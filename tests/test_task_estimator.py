@@ -1,5 +1,6 @@
 """The estimator for numbers and several classes: scikit-learn's habits, packing, saving, ONNX, and labels that do not fit."""
 
+import copy
 import json
 
 import numpy as np
@@ -10,9 +11,10 @@ from scipy.special import softmax
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.metrics import accuracy_score, log_loss, r2_score, root_mean_squared_error
 
-from autodim.app.estimator import AutoDim, load
+from autodim.app.estimator import AutoDim, Report, load
 from autodim.app.export import write_exports, write_onnx
-from autodim.app.steps import loss_differences
+from autodim.app.page import advice, cautions, page
+from autodim.app.workflow import loss_differences
 from autodim.data.batches import Task
 from autodim.data.columns import label_task
 from autodim.data.files import DataError
@@ -62,27 +64,43 @@ def test_the_record_has_the_measures_of_test_rows(fitted):
     """Against scikit-learn, on the rows that the estimator held out, which its seed says."""
     model, task = fitted
     codes = np.searchsorted(sorted(NAMES), LABELS[task]) if task == "classes" else np.zeros(len(X), int)
-    test = parts_of_rows(codes, SplitOptions(), classes=4 if task == "classes" else 1) == 2
-    found = model.record_["outcomes"][0]["test"][0]
+    parts = parts_of_rows(codes, SplitOptions(), classes=4 if task == "classes" else 1)
+    test = parts == 2
+    found = model.record_["outcomes"][0]
     y = LABELS[task][test]
     if task == "regression":
-        assert found == {"rmse": pytest.approx(root_mean_squared_error(y, model.predict(X[test])), rel=1e-5)}
+        predicted = model.predict(X[test])
+        assert found["test_rmse"] == pytest.approx(root_mean_squared_error(y, predicted), rel=1e-5)
+        squares = (predicted - y) ** 2  # of the root of their mean, by a jackknife
+        left_out = np.sqrt((squares.sum() - squares) / (len(y) - 1))
+        jackknife = np.sqrt((len(y) - 1) / len(y) * ((left_out - left_out.mean()) ** 2).sum())
+        assert found["test_rmse_error"] == pytest.approx(jackknife, rel=0.05)
+        mean = LABELS[task][parts == 0].mean()
+        assert model.record_["baseline"]["rmse"] == pytest.approx(root_mean_squared_error(y, np.full(len(y), mean)), rel=1e-5)
     else:
         chances = model.predict_proba(X[test])
-        assert found["logloss"] == pytest.approx(log_loss(y, chances, labels=model.classes_), rel=1e-4)
-        assert found["accuracy"] == pytest.approx(accuracy_score(y, model.predict(X[test])))
+        assert found["test_logloss"] == pytest.approx(log_loss(y, chances, labels=model.classes_), rel=1e-4)
+        assert found["test_accuracy"] == pytest.approx(accuracy_score(y, model.predict(X[test])))
+        shares = pd.Series(LABELS[task][parts == 0]).value_counts(normalize=True)
+        assert model.record_["baseline"] == {"logloss": pytest.approx(-np.log(shares[y]).mean(), rel=1e-5),
+                                             "accuracy": pytest.approx((y == shares.idxmax()).mean())}
+        for k, (name, c) in enumerate(zip(model.classes_, model.record_["classes"])):
+            own = model.predict(X[test]) == name
+            assert c == {"rows": (y == name).sum(), "chance": pytest.approx(chances[:, k].mean(), rel=1e-5),
+                         "predicted": own.sum(), "right": (own & (y == name)).sum()}
     word = {"regression": "RMSE", "classes": "accuracy"}[task]
-    assert word in str(model.report()) and word in model.report()._repr_html_()
+    assert word in str(model.report()) or "right in" in str(model.report())
+    assert word in model.report()._repr_html_() and "AUC" not in str(model.report()) + model.report()._repr_html_()
     assert model.curve_[{"regression": "search_rmse", "classes": "search_logloss"}[task]].gt(0).all()
 
 
 def test_differences_to_rivals_are_those_of_their_measures(fitted):
     model, task = fitted
-    outcomes = {o["name"]: o["test"][0] for o in model.record_["outcomes"]}
+    outcomes = {o["name"]: o for o in model.record_["outcomes"]}
     for d in model.record_["differences"]:
         own, rival = outcomes["AutoDim"], outcomes[d["rival"]]
-        expected = (100 * (rival["rmse"] / own["rmse"] - 1) if task == "regression" else
-                    100 * (rival["logloss"] - own["logloss"]))
+        expected = (100 * (rival["test_rmse"] / own["test_rmse"] - 1) if task == "regression" else
+                    100 * (rival["test_logloss"] - own["test_logloss"]))
         assert d["mean"] == pytest.approx(expected) and d["low"] <= d["mean"] <= d["high"]
 
 
@@ -96,7 +114,8 @@ def test_packed_saved_and_loaded(fitted, tmp_path):
     np.testing.assert_array_equal(again.predict(X), packed.predict(X))
     assert again.trained_.task == packed.trained_.task and str(again.report()) == str(packed.report())
     again.report().save(tmp_path / "report.html")
-    assert "packed:" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "times smaller tables" in page and "Packed tables" in page and "AUC" not in page
     assert json.loads((tmp_path / "model" / "model.json").read_text())["format"] == 5
 
 
@@ -109,8 +128,21 @@ def test_onnx_gives_numbers_or_chances(fitted, tmp_path):
     name = {"regression": "number", "classes": "probabilities"}[task]
     (found,) = onnxruntime.InferenceSession(tmp_path / "m.onnx").run([name], {"ids": ids})
     np.testing.assert_allclose(found, (model.predict if task == "regression" else model.predict_proba)(X[:100]), rtol=1e-4)
-    with pytest.raises(ValueError, match=f"task '{task}': folders of exports explain the probability of a positive label"):
-        write_exports(trained, tmp_path / "folder")
+    write_exports(trained, tmp_path / "folder", ["onnx", "deepctr"])
+    served = onnxruntime.InferenceSession(tmp_path / "folder" / "model.onnx")
+    np.testing.assert_array_equal(served.run([name], {"ids": ids})[0], found)
+    example, told = (json.loads((tmp_path / "folder" / f"{part}.json").read_text()) for part in ("example", "label"))
+    raw = pd.DataFrame([row["row"] for row in example["rows"]])
+    wanted = model.predict(raw) if task == "regression" else model.predict_proba(raw)
+    np.testing.assert_allclose([row[name] for row in example["rows"]], wanted, rtol=1e-4)
+    if task == "regression":  # as label.json says
+        made = [eval(told["number"], {"output": row["output"]}) for row in example["rows"]]
+        np.testing.assert_allclose(made, wanted, rtol=1e-5)
+    else:
+        assert told["classes"] == example["classes"] == list(model.classes_)
+        np.testing.assert_allclose(softmax([row["logits"] for row in example["rows"]], axis=1), wanted, rtol=1e-5)
+    readme = (tmp_path / "folder" / "README.md").read_text()
+    assert f"to `{name}` float32" in readme and f"these its `{name}`" in readme and "positive" not in readme
     if task == "classes":
         with pytest.raises(ValueError, match=r"gives \[4\] numbers a row, and task 'binary' has other outputs"):
             write_onnx(trained.model, fields, tmp_path / "m.onnx")
@@ -120,8 +152,6 @@ def test_the_path_of_a_file_will_do(tmp_path):
     X.assign(size=LABELS["regression"]).to_csv(tmp_path / "t.csv", index=False)
     quick = AutoDim(task="auto", **FAST | {"epochs": 1, "rivals": False}).fit(tmp_path / "t.csv", label="size")
     assert quick.trained_.task.name == "regression" and len(quick.predict(tmp_path / "t.csv")) == len(X)
-    with pytest.raises(ValueError, match="task='regression': files are prepared for two classes alone; read the table"):
-        prepare(tmp_path / "t.csv", "size", ColumnOptions(task="regression"))
 
 
 BAD = [
@@ -131,12 +161,15 @@ BAD = [
     ({"task": "classes"}, LABELS["regression"], "expected texts or whole numbers; of numbers, take task='regression'"),
     ({"task": "classes"}, ["a"] * len(X), "needs two classes, has one class"),
     ({"task": "classes"}, [None, *["a", "b"] * 749, "a"], "row 0: missing"),
-    ({"task": "classes"}, [*"ab" * 749, "c", "c"], "2 rows of class 2 among 1500"),
+    ({"task": "classes"}, [*"ab" * 749, "c", "c"], r"fewer than 3 rows of 'c' \(1 of 3 classes\): each of training, validation and test"),
     ({"task": "classes", "backbone": "FM"}, LABELS["classes"], "FM has one output, not one a class; take backbone='MLP'"),
-    ({"task": "regression", "refit": True}, LABELS["regression"], "refit=True is for two classes alone; leave it out"),
+    ({"task": "regression"}, pd.date_range("2026-01-01", periods=len(X)), "'2026-01-01 00:00:00', expected a number; of times"),
+    ({"task": "regression"}, 1.7e9 + np.arange(len(X)) % 60, "differ too little to be told apart in 32 bits; subtract a constant"),
+    ({"task": "classes"}, [f"c{k}" for k in range(len(X))], "1,500 classes, expected 1,000 at most.*recommend"),
     ({"task": "classes", "positive": "top"}, LABELS["classes"], "task='classes' and positive='top'.*give one of the two"),
-    ({"task": "ranking"}, LABELS["classes"], "task='ranking': expected 'auto', 'binary', 'regression' or 'classes'"),
-    ({}, LABELS["classes"], r"4 distinct values .*take AutoDim\(task='classes'\) or 'regression'"),
+    ({"task": "ranking"}, LABELS["classes"], r"task='ranking': a label of each row .* recommend\(\), as guide_retrieval shows"),
+    ({"task": "regresion"}, LABELS["classes"], "task='regresion': expected 'auto', 'binary', 'regression' or 'classes'"),
+    ({}, LABELS["classes"], r"4 distinct values .*take task='classes' or task='regression'"),
 ]
 
 
@@ -176,11 +209,11 @@ def test_numbers_among_the_columns_are_found_by_a_label_that_is_a_number():
 
 def test_more_seeds_have_wider_intervals_than_their_rows_alone():
     class Told:
-        def __init__(self, scores: np.ndarray) -> None:
-            self.scores = scores.astype(np.float32)
+        def __init__(self, scores: np.ndarray, **dims: int) -> None:
+            self.scores, self.dims = scores.astype(np.float32), dims
 
     rng, labels = np.random.default_rng(0), torch.zeros(500)
-    trials = [{"AutoDim": Told(rng.normal(size=500)), "widest": Told(rng.normal(size=500))} for _ in range(3)]
+    trials = [{"AutoDim": Told(rng.normal(size=500)), "widest": Told(rng.normal(size=500), a=2)} for _ in range(3)]
     (found,) = loss_differences(trials, labels, Task("regression"))
     by_seed = [100 * (np.sqrt((t["widest"].scores ** 2).mean() / (t["AutoDim"].scores ** 2).mean()) - 1) for t in trials]
     assert found["mean"] == pytest.approx(np.mean(by_seed), rel=1e-4)
@@ -190,3 +223,54 @@ def test_more_seeds_have_wider_intervals_than_their_rows_alone():
 def test_errors_of_labels_are_data_errors():
     with pytest.raises(DataError):
         AutoDim(task="regression", **FAST).fit(X, NAMES[np.arange(len(X)) % 4])
+
+
+def test_worse_than_no_model_comes_first(fitted):
+    """A model whose error is not below that of the label's mean, or of the classes' shares, is not to be used."""
+    model, task = fitted
+    key = {"regression": "rmse", "classes": "logloss"}[task]
+    for factor, words in ((1.0, "worse than no model"), (0.999, "may be no better than none")):
+        bad = copy.deepcopy(model.record_)
+        bad["outcomes"][0][f"test_{key}"] = factor * bad["baseline"][key]
+        assert words in cautions(bad)[0] and words in page(bad) and str(Report(bad)).startswith(cautions(bad)[0])
+        assert advice(bad).startswith("use none of these") == (factor == 1)
+    assert not [said for said in cautions(model.record_) if "no model" in said or "none" in said]
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["worse", "better"], "needs no search and is better"), (["better", "worse"], "counts more than size"),
+    (["better", "better"], "better than uniform ones"), (["these test rows cannot tell"] * 2, "do not tell the two apart")])
+def test_what_to_do_follows_the_differences(words, said, fitted):
+    record = copy.deepcopy(fitted[0].record_)
+    record["search"]["decided"] = True
+    record["differences"] = [{"rival": rival, "mean": 1.0, "low": 0.5, "high": 2.0, "words": word}
+                             for rival, word in zip(("uniform 2", "widest"), words)]
+    assert said in advice(record) and "AUC" not in advice(record)
+
+
+def test_a_refit_learns_from_all_rows_and_is_packed_by_the_judged_model(fitted, tmp_path):
+    model, task = fitted
+    again = clone(model).set_params(refit=True, rivals=False).fit(X, LABELS[task])
+    assert again.record_["refit"]["rows"] == len(X) and "learnt once more" in str(again.report())
+    first = f"test_{'rmse' if task == 'regression' else 'logloss'}"
+    assert again.record_["outcomes"][0][first] == pytest.approx(model.record_["outcomes"][0][first])
+    small = clone(again).set_params(packed=True, max_space=0.5, refit=True).fit(X, LABELS[task])
+    small.save(tmp_path / "model")
+    assert len(load(tmp_path / "model").predict(X)) == len(X) and small.record_["compression"]["bytes"] > 0
+
+
+@pytest.mark.parametrize("backbone", ["IPNN", "AutoInt", "DCN"])
+def test_other_networks_have_an_output_for_each_class(backbone):
+    model = AutoDim(task="classes", **FAST | {"epochs": 4, "backbone": backbone, "rivals": False, "packed": True,
+                                              "max_space": 0.9}).fit(X, LABELS["classes"])
+    chances = model.predict_proba(X)
+    assert chances.shape == (len(X), 4) and np.allclose(chances.sum(1), 1, atol=1e-5)
+    assert log_loss(LABELS["classes"], chances) < model.record_["baseline"]["logloss"] - 0.1
+
+
+def test_a_class_that_nothing_sets_apart_is_named(fitted):
+    model, task = fitted
+    if task == "classes":
+        record = copy.deepcopy(model.record_)
+        record["classes"][2]["predicted"] = record["classes"][2]["right"] = 0
+        assert f"Never the most probable class: {model.classes_[2]}." in page(record)

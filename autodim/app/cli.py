@@ -41,7 +41,7 @@ def make_parser() -> ArgumentParser:
     add = made["prepare"].add_argument
     add("table", nargs="+", help="a text file, gzipped (.gz) or not, or a .parquet file, of any size, "
         "or several of one table; the first row names the columns, or --names does")
-    add("--label", required=True, metavar="COLUMN", help="the column to predict: two classes")
+    add("--label", required=True, metavar="COLUMN", help="the column to predict: two classes, or by --task")
     add("--run", type=read_path, default="run", metavar="FOLDER", help="where the run is kept (default: run)")
     add("--workers", type=int, default=1, metavar="N", help="processes that read files (default: 1)")
     add("--stream", action="store_true", help=SUPPRESS)  # of an earlier release

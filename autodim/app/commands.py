@@ -58,7 +58,7 @@ def searched(
 
     The caller writes run.json when all went well: settings with which it did not are not to stay.
     """
-    from autodim.app.steps import asked_numbers, check_budget, finished_search, search_step, tidy_search
+    from autodim.app.steps import asked_numbers, check_budget, check_task, finished_search, search_step, tidy_search
 
     folder = Path(options.run)
     run = read_run(folder)
@@ -69,6 +69,7 @@ def searched(
     prepared = prepared_of(run, folder)
     asked_numbers(settings, prepared)  # complains before the work of a search
     task = settings, prepared, options.processes
+    check_task(settings, prepared.data.task)
     if options.command == "train" and not options.dims_file:
         check_budget(settings, prepared)
     if options.command == "train" and not finished_search(*task):
@@ -83,8 +84,9 @@ def searched(
 def search_command(options: argparse.Namespace) -> Answer:
     """Search the dimensions (Algorithm 1)."""
     from autodim.app.steps import curve_of
+    from autodim.app.page import MEASURES, measure_text
     from autodim.app.workflow import decision, undecided_words
-    from autodim.method.metrics import space
+    from autodim.method.metrics import METRICS, space
 
     folder = Path(options.run)
     run, settings, prepared, found = searched(options, given(options))
@@ -92,16 +94,18 @@ def search_command(options: argparse.Namespace) -> Answer:
     if options.processes.rank == 0:
         keep_settings(folder, run, given(options), found.dims)
     share = space(list(found.dims.values()), prepared.data.cardinalities, settings.dims[-1])
-    table = curve[["space", "bytes", "search_auc"]].to_dict("records")
+    key = METRICS[prepared.data.task.name]._fields[0]
+    table = curve[["space", "bytes", f"search_{key}"]].to_dict("records")
     lines = [f"{name:<24} {d:>4}" for name, d in found.dims.items()]
-    choices = [f"{row['space']:>7.1%} {row['bytes'] / 1e6:>10.3f} MB   {row['search_auc']:.4f}" for row in table]
+    choices = [f"{row['space']:>7.1%} {row['bytes'] / 1e6:>10.3f} MB   {measure_text(row[f'search_{key}'], key)}"
+               for row in table]
     middle = table[len(table) // 2]
     share_of, kilobytes = math.ceil(100 * middle["space"]) / 100, math.ceil(middle["bytes"] / 1000)
     decided = decision(found)
     first = [] if decided["decided"] else [shell_words(undecided_words(decided["alpha_steps"], decided["entropy"])), ""]
     text = [*first, "field                     dim", *lines,
             f"Space {share:.1%} of dimension {settings.dims[-1]} for every field; in {folder / 'dims.json'}", "",
-            "  Space       tables   search-time AUC (validation; a hint)", *choices,
+            f"  Space       tables   search-time {MEASURES[key]} (validation; a hint)", *choices,
             f"Next: autodim train {quoted(folder)}   (a budget: --max-space {share_of}, or --max-bytes {kilobytes}kB)"]
     answer = {"run": str(folder), "search": decided, "dims": found.dims, "space": share, "curve": table}
     return answer, "\n".join(text)
@@ -153,7 +157,8 @@ def model_of(folder: Path, prepared: Prepared) -> Trained:
     trained = load_trained(folder / "model")
     with read_with_care():
         fingerprint = trained.record["data"]["fingerprint"]
-    same = fingerprint == prepared.data.fingerprint and np.array_equal(trained.classes, prepared.classes) and all(
+    same = fingerprint == prepared.data.fingerprint and np.array_equal(trained.classes, prepared.classes) and (
+        trained.task == prepared.data.task) and all(
         np.array_equal(a.values, b.values) and np.array_equal(a.edges, b.edges)
         for a, b in zip(trained.vocabularies, prepared.data.vocabularies))
     if not same:
@@ -303,7 +308,8 @@ def export_command(options: argparse.Namespace) -> Answer:
         files = write_exports(trained, options.to or made_from / "export", formats, within)
         if within and "fbgemm" in formats:
             found = judged.judged()
-            cost = {"bytes": within.row_bytes(), "val_auc": [found.before.auc, found.after.auc], "loss": found.loss,
+            key = f"val_{found.before._fields[0]}"
+            cost = {"bytes": within.row_bytes(), key: [found.before[0], found.after[0]], "loss": found.loss,
                     "interval": found.interval()}
     except ValueError as error:
         more = " (of the model as it was trained: --uncompressed)" if made_from != folder else ""
@@ -312,7 +318,8 @@ def export_command(options: argparse.Namespace) -> Answer:
     text = "\n".join(f"{n:>12,} bytes  {path}" for path, n in sizes.items())
     if cost:
         low, high = cost["interval"]
-        text += (f"\nFBGEMM's rows take {cost['bytes']:,} bytes and lose {cost['loss']:.3f} AUC points on the "
+        units = "AUC points" if "val_auc" in cost else f"{found.before.unit}, as {found.before.worse},"
+        text += (f"\nFBGEMM's rows take {cost['bytes']:,} bytes and lose {cost['loss']:.3f} {units} on the "
                  f"validation rows [{low:.3f}, {high:.3f}]")
     return {"run": str(folder), "files": sizes} | ({"fbgemm": cost} if cost else {}), text
 

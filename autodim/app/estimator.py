@@ -28,11 +28,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from .page import page, summary, write_page
 from .settings import Settings, check_settings, documented
 from .settings import settings_from_dict, settings_to_dict, table_options
-from .steps import asked_numbers, check_budget, check_task, compress_step, compress_task, search_step
-from .steps import task_summary, train_step, train_task
+from .steps import asked_numbers, check_budget, check_task, compress_step, search_step, train_step
 from .storage import Trained, load_trained, read_with_care, save_trained
 from ..data.batches import Part
-from ..data.files import DataError, write_bytes
+from ..data.files import DataError
 from ..data.columns import ColumnOptions, Schema, positive_labels
 from ..data.split import SplitOptions
 from ..data.table import encode_rows, frame_of, is_frame, prepare, read_table
@@ -94,34 +93,24 @@ def with_label(
 
 # %% ../../nbs/app/06_estimator.ipynb #1e6911f2
 class Report:
-    """What came out, a record of `make_record`: a page in a notebook or a file, a few lines in a terminal.
-
-    Of numbers and several classes, a record of `task_record`, a few lines everywhere.
-    """
+    """What came out, a record of `make_record` or `task_record`: a page, or a few lines in a terminal."""
 
     def __init__(self, record: Mapping[str, object]) -> None:
         self.record = record
 
     def __str__(self) -> str:
-        return task_summary(self.record) if "task" in self.record else summary(self.record)
+        return summary(self.record)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         "The page in a frame of its own, lest its style reach the notebook's; as high as what it holds."
-        if "task" in self.record:
-            return f"<pre>{escape(str(self))}</pre>"
         grow = "this.style.height = this.contentDocument.documentElement.scrollHeight + 'px'"
         return (f'<iframe title="Report" srcdoc="{escape(page(self.record))}" sandbox="allow-same-origin" '
                 f'onload="{grow}" style="width: 100%; height: 40rem; border: 0"></iframe>')
 
     def save(self, path: str | Path) -> Path:
         """Write the page as HTML."""
-        if "task" in self.record:
-            title = escape(f"autodim: {self.record['data']['label']}")
-            write_bytes(path, (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-                               f"{self._repr_html_()}</html>\n").encode())
-            return Path(path)
         write_page(self.record, path)
         return Path(path)
 
@@ -256,8 +245,6 @@ class AutoDim(TrainedClassifier, Settings):
         packing = packs(self)
         settings, options = settings_from_dict(settings_to_dict(self)), table_options(self)
         table, label = with_label(X, y, label, *options)
-        if self.task != "binary":  # files are prepared for two classes alone
-            table = as_frame(table, *options)
         folder = settings.folder and Path(settings.folder) / "table"
         prepared = prepare(table, label, *options, folder, progress=settings.progress)
         if has_names(X):  # of an array, scikit-learn has noted the number of columns
@@ -265,13 +252,12 @@ class AutoDim(TrainedClassifier, Settings):
         check_task(settings, prepared.data.task)
         check_budget(settings, prepared)
         asked_numbers(settings, prepared)
-        found, binary = search_step(settings, prepared), prepared.data.task.name == "binary"
-        trained, self.outcomes_, self.curve_ = (train_step if binary else train_task)(settings, prepared, found)
+        found = search_step(settings, prepared)
+        trained, self.outcomes_, self.curve_ = train_step(settings, prepared, found)
         self.alpha_ = pd.DataFrame(found.alpha.numpy(), prepared.data.fields, settings.dims)
         self.search_history_ = found.history
         self._take(replace(trained, judged=None))  # and it stays, if its tables cannot be packed as asked for
-        compressing = compress_step if binary else compress_task
-        return self._take(compressing(settings, trained, prepared)) if packing else self
+        return self._take(compress_step(settings, trained, prepared)) if packing else self
 
     def score(self, X: Table, y: Sequence, sample_weight: Sequence[float] | None = None) -> float:
         """The share of rows whose class is predicted; y may hold the labels of which `positive` made two classes.

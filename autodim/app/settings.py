@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BACKBONES', 'FORMATS', 'ENCODINGS', 'COUNT', 'COUNT_OR_NONE', 'SEED', 'SHARE', 'PART', 'BUDGET', 'BYTES',
            'PART_OR_NONE', 'RATE', 'RATE_OR_NONE', 'DECAY', 'BATCH', 'TRUTH', 'NAMES', 'NAMES_OR_NONE', 'MARK', 'POINT',
-           'RULE', 'TEXTS', 'LAYERS', 'TASK', 'CANDIDATES', 'VARIANT', 'NETWORK', 'DEVICE', 'FOLDER', 'ANY', 'HINTS',
-           'SETTINGS', 'BEFORE', 'Range', 'is_number', 'is_whole', 'are_whole', 'is_backbone', 'split_names',
+           'RULE', 'TEXTS', 'LAYERS', 'RANKING', 'TASK', 'CANDIDATES', 'VARIANT', 'NETWORK', 'DEVICE', 'FOLDER', 'ANY',
+           'HINTS', 'SETTINGS', 'BEFORE', 'Range', 'is_number', 'is_whole', 'are_whole', 'is_backbone', 'split_names',
            'read_name', 'read_names', 'read_counts', 'read_buckets', 'read_as', 'read_bytes', 'read_path', 'read_mark',
            'Setting', 'MethodSettings', 'Settings', 'check_settings', 'settings_to_dict', 'settings_from_dict',
            'encodings_asked', 'table_options', 'add_flags', 'given', 'as_flags', 'shell_words', 'documented',
@@ -87,6 +87,7 @@ RULE = Range(lambda v: v is None or isinstance(v, str) and v.strip("=<> ") != ""
              "None, or a text such as '>=4' or 'yes'")
 TEXTS = Range(NAMES.check, "a list of texts, such as ['NA', '-']")
 LAYERS = Range(are_whole, "widths of layers, such as (512, 512)")
+RANKING = ("retrieval", "ranking", "recommendation")  # asked for as a task, and another door
 TASK = Range(lambda v: isinstance(v, str) and v in ("auto", "binary", "regression", "classes"),
              "'auto', 'binary', 'regression' or 'classes'")
 CANDIDATES = Range(lambda v: are_whole(v) and len(v) > 0 and all(a < b for a, b in zip(list(v), list(v)[1:])),
@@ -262,7 +263,7 @@ class Settings(MethodSettings):
         "prepare", metavar="RULE")] = None
     task: Annotated[str, Setting(
         "what the label is: binary, two classes; regression, numbers, whose squared error counts; classes, several; or "
-        "auto, what its values look like. The estimator's alone: commands know binary", TASK)] = "binary"
+        "auto, what its values look like", TASK, "prepare")] = "binary"
     categorical: Annotated[Collection[str], Setting(
         "columns whose values are taken as they are, kept in any case", NAMES, "prepare", metavar="A,B",
         read=read_names)] = ()
@@ -307,6 +308,9 @@ SETTINGS: dict[str, Setting] = {name: HINTS[name].__metadata__[0] for name in Se
 def check_settings(settings: Settings) -> None:
     """Raises ValueError naming the first setting that is out of its range, or a device that is not there."""
     s = settings
+    if s.task in RANKING:
+        raise ValueError(f"task={s.task!r}: a label of each row is predicted here. To rank all items for each user, "
+                         "train two towers and give their scores to recommend(), as guide_retrieval shows")
     for name, setting in SETTINGS.items():
         value, fine, words = getattr(s, name), *setting.range
         if not fine(value) or name == "test" and s.validation + s.test >= 1:

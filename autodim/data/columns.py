@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['BUCKETS', 'PANDAS_KINDS', 'NULLABLE', 'MISSING', 'TRUTHS', 'POLARS_KINDS', 'ARROW_KINDS', 'WHOLE', 'NUMBER', 'LONG',
-           'NOTHING', 'COMPARED', 'FEW', 'Rule', 'Facts', 'judge', 'kind_of', 'check_values', 'facts_of_column',
+           'NOTHING', 'COMPARED', 'FEW', 'MOST', 'Rule', 'Facts', 'judge', 'kind_of', 'check_values', 'facts_of_column',
            'from_arrow', 'plain_objects', 'plain_column', 'as_dates', 'as_kind', 'typed', 'kind_of_texts', 'code_among',
            'odd_fractions', 'is_exact', 'note_of_odd', 'facts_of_texts', 'ReadOptions', 'ColumnOptions', 'Schema',
            'schema_from_dict', 'check_names', 'check_options', 'recognise', 'recognise_frame', 'decide', 'shown',
-           'positive_labels', 'encode_labels', 'classes_from_list', 'label_task', 'encode_task_labels', 'time_ranks']
+           'positive_labels', 'encode_labels', 'classes_from_list', 'label_task', 'check_classes', 'encode_task_labels',
+           'time_ranks']
 
 # %% ../../nbs/data/05_columns.ipynb #d8a1ca3a
 import contextlib
@@ -552,7 +553,7 @@ def encode_labels(column: pd.Series, positive: str | None = None) -> tuple[np.nd
     if len(classes) != 2:
         hint = ("nothing to learn (needs two classes, has one class)" if len(classes) == 1 else
                 "Only binary classification is supported: the type of the target is multiclass; say which labels are "
-                "positive, as positive='>=4' or positive='yes'; or take AutoDim(task='classes') or 'regression'")
+                "positive, as positive='>=4' or positive='yes'; or take task='classes' or task='regression'")
         hint += "; Unknown label type: continuous" * (kind_of(classes) == "number" and any(v % 1 for v in classes))
         raise DataError(f"label {column.name!r} has {len(classes)} distinct values ({shown(list(classes))}), "
                         f"expected 2: {hint}")
@@ -568,6 +569,7 @@ def classes_from_list(classes: Sequence[object]) -> np.ndarray:
 
 # %% ../../nbs/data/05_columns.ipynb #292be739
 FEW = 20  # whole numbers, up to which they are taken for classes
+MOST = 1000  # classes of a label: a model has an output for each of them, of each row
 
 
 def label_task(column: pd.Series) -> str:
@@ -578,13 +580,30 @@ def label_task(column: pd.Series) -> str:
     return "binary" if len(values) == 2 else "regression" if numbers else "classes"
 
 
+def check_classes(name: str, classes: Sequence[object]) -> None:
+    """Raises DataError unless distinct labels [K], texts or whole numbers, are two classes or more, up to `MOST`."""
+    kind, label = kind_of(classes), f"label {name!r}"
+    if kind not in ("text", "whole", "number", "truth") or kind == "number" and any(v % 1 for v in classes):
+        raise DataError(f"{label} has the values {shown(list(classes))}, expected texts or whole numbers; of numbers, "
+                        "take task='regression'")
+    if len(classes) < 2:
+        raise DataError(f"{label}: nothing to learn (needs two classes, has one class)")
+    if len(classes) > MOST:
+        raise DataError(f"{label} has {len(classes):,} classes, expected {MOST:,} at most: join or leave out rare "
+                        "ones; of numbers, take task='regression'; to rank so many items for each user, take recommend "
+                        "(guide_retrieval)")
+
+# %% ../../nbs/data/05_columns.ipynb #292be73a
 def encode_task_labels(column: pd.Series, task: str) -> tuple[np.ndarray, np.ndarray]:
     """Labels of "regression" as they are, float64 [n], and no classes; of "classes" as numbers from 0, and these [K].
 
-    DataError: one is missing, or no finite number; classes are of one value, or fractions, as numbers are.
+    DataError: one is missing, or no finite number; classes are not as `check_classes` expects.
     """
     label = f"label {column.name!r}"
     if task == "regression":
+        if kind_of(column) in ("date", "time"):
+            raise DataError(f"{label} row 0: {str(column.iloc[0])!r}, expected a number; of times, take the days or "
+                            "seconds since one of them")
         values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
         if len(wrong := np.flatnonzero(~np.isfinite(values))):
             value = column.astype(object).iloc[wrong[0]]
@@ -596,12 +615,7 @@ def encode_task_labels(column: pd.Series, task: str) -> tuple[np.ndarray, np.nda
         raise DataError(f"{label} row {missing[0]}: missing (in {len(missing):,} of {len(column):,} rows); drop these "
                         "rows, or fill in what is known")
     codes, classes = factorize(column.astype(object))
-    kind = kind_of(classes)
-    if kind not in ("text", "whole", "number", "truth") or kind == "number" and any(v % 1 for v in classes):
-        raise DataError(f"{label} has the values {shown(list(classes))}, expected texts or whole numbers; of numbers, "
-                        "take task='regression'")
-    if len(classes) < 2:
-        raise DataError(f"{label}: nothing to learn (needs two classes, has one class)")
+    check_classes(str(column.name), classes)
     return codes.astype(np.int32), classes_from_list(list(classes))
 
 

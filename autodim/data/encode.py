@@ -14,7 +14,7 @@ import torch
 
 from .batches import Data, Part, Task, fingerprint
 from .files import DataError
-from .split import Split
+from .split import Split, label_moments
 from .vocabulary import Buckets, fit_vocabulary
 
 # %% ../../nbs/data/04_encode.ipynb #658c0bbf
@@ -49,11 +49,10 @@ def task_of(column: pd.Series, parts: Split, name: str = "binary") -> tuple[np.n
             "classes": 'a whole number from 0 on; number the classes so, or take task="regression"'}
         raise DataError(f"label {column.name!r} row {bad[0]}: {found}, expected {expected[name]} (in {len(bad):,} "
                         "rows)")
-    train = values[parts.train]
-    if train.min() == train.max():
-        raise DataError(f"label {column.name!r}: all of the train are {train[0]:g}, nothing to learn")
+    mean, scale = label_moments(column.name, values, parts.train)
     if name == "regression":
-        return values.astype(np.float32), Task(name, mean=float(train.mean()), scale=float(train.std()))
+        return values.astype(np.float32), Task(name, mean=mean, scale=scale)
+    train = values[parts.train]
     used = values[np.concatenate(parts)].max()
     lacking = np.setdiff1d(np.arange(min(used + 1, 1 + len(train))), train)
     if len(lacking):

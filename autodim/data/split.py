@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'Split', 'split_of', 'check_fractions', 'consecutive_parts', 'random_split', 'chronological_split',
-           'SplitOptions', 'parts_of_rows', 'row_draws', 'keep_chance', 'ScatteredSplit']
+           'SplitOptions', 'parts_of_rows', 'label_moments', 'row_draws', 'keep_chance', 'ScatteredSplit']
 
 # %% ../../nbs/data/02_split.ipynb #3ac4a1b4
 from collections.abc import Sequence
@@ -106,9 +106,10 @@ def parts_of_rows(
         for k, rows in enumerate(chronological_split(times, shares)):
             parts[rows] = k
         return parts
-    rng = np.random.default_rng(options.seed)
-    for value in range(classes):
-        rows = rng.permutation(np.flatnonzero(labels == value).astype(np.int32))
+    rng, by_class = np.random.default_rng(options.seed), np.argsort(labels, kind="stable").astype(np.int32)
+    ends = np.bincount(labels, minlength=classes).cumsum()
+    for value, own in enumerate(np.split(by_class, ends[:-1])):
+        rows = rng.permutation(own)
         if len(rows) < 2 + (options.test > 0):
             raise DataError(f"{len(rows)} rows of class {value} among {len(labels)} (n_samples={len(labels)}): each of "
                             "training, validation and test needs one; more data are needed")
@@ -118,6 +119,21 @@ def parts_of_rows(
         parts[rows[len(rows) - n_val - n_test : len(rows) - n_test]] = 1
         parts[rows[len(rows) - n_test :]] = 2
     return parts
+
+# %% ../../nbs/data/02_split.ipynb #7a5c0722
+def label_moments(name: str, values: np.ndarray, training: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of labels that are numbers, float64 [n], over the training rows (bool or int).
+
+    DataError: these have one value, or labels differ by less than 32 bits, in which they are kept, can tell.
+    """
+    own = values[training]
+    if own.min() == own.max():
+        raise DataError(f"label {name!r}: all of the train are {own[0]:g}, nothing to learn")
+    mean, scale = float(own.mean()), float(own.std())
+    if np.abs(values.astype(np.float32) - values).max() > scale / 1000:
+        raise DataError(f"label {name!r}: its values, such as {own[0]!r}, are far from 0 and differ too little to be "
+                        f"told apart in 32 bits; subtract a constant, such as {mean:.0f}")
+    return mean, scale
 
 # %% ../../nbs/data/02_split.ipynb #65f72254
 BLOCK = 65_536  # rows whose numbers are drawn together

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FORMS', 'Prepared', 'with_time', 'no_time', 'folds_of', 'ranks_of_texts', 'count_texts', 'is_frame', 'frame_of',
-           'as_ruled', 'two_classes', 'prepare_frame', 'files_of', 'kind_of_type', 'facts_of_files', 'plan_of',
-           'warn_of_empty', 'prepare_folder', 'open_table', 'prepare', 'stand_for', 'known_texts', 'as_trained',
-           'check_ids', 'encode_rows', 'read_table']
+           'as_ruled', 'two_classes', 'rows_by_task', 'prepare_frame', 'files_of', 'kind_of_type', 'facts_of_files',
+           'labels_of_files', 'plan_of', 'warn_of_empty', 'prepare_folder', 'open_table', 'prepare', 'stand_for',
+           'known_texts', 'as_trained', 'check_ids', 'encode_rows', 'read_table']
 
 # %% ../../nbs/data/09_table.ipynb #14527e83
 import re
@@ -27,13 +27,14 @@ import pyarrow.parquet as pa_parquet
 from autodim.data.columns import (
     MISSING, TRUTHS, WHOLE, ColumnOptions, Facts, Rule, Schema, as_dates, as_kind, check_names, check_options,
     check_values, classes_from_list, decide, encode_labels, encode_task_labels, facts_of_texts, from_arrow, judge,
-    kind_of, kind_of_texts, label_task,
-    plain_column, recognise, recognise_frame, schema_from_dict, time_ranks, typed,
+    kind_of, kind_of_texts, label_task, plain_column, recognise, recognise_frame, schema_from_dict,
+    shown, time_ranks, typed,
 )  # fmt: skip
 from .files import DataError
-from .prepare import Preparation, open_prepared, prepare_files, read_labels, read_manifest
+from .prepare import (
+    Preparation, open_prepared, prepare_files, read_labels, read_manifest, read_numbers)
 from .read import EncodedTable, Layout, TableFiles, header_of, read_files, shared_layout
-from .split import SplitOptions, parts_of_rows, split_of
+from .split import SplitOptions, label_moments, parts_of_rows, split_of
 from .vocabulary import FOLDS, Vocabulary, count_by_fold, factorize, vocabulary_to_dict
 
 # %% ../../nbs/data/09_table.ipynb #7760705f
@@ -125,10 +126,42 @@ def two_classes(labels: np.ndarray, training: np.ndarray, task: str) -> np.ndarr
     if task == "binary":
         return labels
     if task == "regression":
-        return (labels > np.median(labels[training])).astype(np.int8)
+        middle = np.median(labels[training])
+        above = labels > middle  # of labels most of which are the greatest: at it
+        return (above if above[training].any() else labels >= middle).astype(np.int8)
     return (labels == np.bincount(labels[training]).argmax()).astype(np.int8)
 
 
+def rows_by_task(
+    label: str, labels: np.ndarray, classes: Sequence[object], task: str, split: SplitOptions,
+    times: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
+    """`parts_of_rows` for labels [n] of a task by its name; numbers are drawn as one class.
+
+    DataError: too few rows; of several classes, it names those that a part lacks.
+    """
+    least, n, k = 2 + (split.test > 0), len(labels), len(classes)
+    if task == "regression" and n < least:
+        raise DataError(f"{n} rows (n_samples={n}): each of training, validation and test needs one; more data are "
+                        "needed")
+    if task == "regression":
+        return parts_of_rows(np.zeros(n, np.int8), split, times, 1)
+
+    def named(codes: np.ndarray) -> str:
+        return f"{shown([classes[code] for code in codes])} ({len(codes):,} of {k:,} classes)"
+
+    rare = np.flatnonzero(np.bincount(labels, minlength=k) < least)
+    if task == "classes" and times is None and len(rare):
+        raise DataError(f"label {label!r}: fewer than {least} rows of {named(rare)}: each of training, validation and "
+                        "test needs one; leave such rows out, or join classes")
+    parts = parts_of_rows(labels, split, times, k)
+    lacking = np.setdiff1d(np.arange(k), labels[parts == 0])
+    if task == "classes" and len(lacking):
+        raise DataError(f"label {label!r}: no training row, these being the oldest, has {named(lacking)}; leave such "
+                        "rows out, join classes, or split at random")
+    return parts
+
+# %% ../../nbs/data/09_table.ipynb #d95670b6
 def prepare_frame(frame: pd.DataFrame, label: str, options: ColumnOptions, split: SplitOptions) -> Prepared:
     """`prepare` for a frame."""
     from autodim.data.encode import encode_table
@@ -147,8 +180,7 @@ def prepare_frame(frame: pd.DataFrame, label: str, options: ColumnOptions, split
         missing = np.flatnonzero(times < 0)
         if len(missing):
             raise no_time(f"row {missing[0]}", split.time, len(missing), len(frame))
-    strata = np.zeros(len(labels), np.int8) if task == "regression" else labels
-    parts = parts_of_rows(strata, split, times, max(1, len(classes)))
+    parts = rows_by_task(label, labels, classes.tolist(), task, split, times)
     folds, two = folds_of(parts, split.seed), two_classes(labels, parts == 0, task)
 
     def count(name: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
@@ -211,23 +243,44 @@ def facts_of_files(file: Path, table: EncodedTable) -> dict[str, Facts]:
     return facts
 
 # %% ../../nbs/data/09_table.ipynb #c0de24b2
+def labels_of_files(
+    table: EncodedTable, label: str, facts: Facts, options: ColumnOptions
+) -> tuple[str, tuple[tuple[str, ...], ...], np.ndarray]:  # fmt: skip
+    """The task of a label in files, by name, its texts of each class, and the classes [K]; of numbers none.
+
+    DataError: see `encode_labels` and `encode_task_labels`.
+    """
+    found = table.values(label)
+    if options.task == "regression":
+        return options.task, (), np.array([])
+    kind = "text" if facts.code and options.task != "binary" else facts.kind  # 007 is a name
+    distinct = typed(label, found, Rule(kind)).iloc[:-1]
+    task = label_task(distinct) if options.task == "auto" else options.task
+    if task == "regression":
+        return task, (), np.array([])
+    numbers, classes = (encode_labels(distinct, options.positive) if task == "binary" else
+                        encode_task_labels(distinct, task))
+    return task, tuple(tuple(found.filter(numbers == k)) for k in range(len(classes))), classes  # 1 and 1.0 are one
+
+
 def plan_of(
     file: Path, names: Sequence[str], table: EncodedTable, label: str, options: ColumnOptions, split: SplitOptions
 ) -> Preparation:
     """What is to be made of the rows of files that have been read, of which this is the first, by all its names."""
-    facts, found = facts_of_files(file, table), table.values(label)
-    numbers, classes = encode_labels(typed(label, found, Rule(facts[label].kind)).iloc[:-1], options.positive)
-    texts = tuple(tuple(found.filter(numbers == k)) for k in (0, 1))  # 1 and 1.0 are one class
+    facts = facts_of_files(file, table)
+    task, texts, classes = labels_of_files(table, label, facts[label], options)
     schema, rules = recognise(names, label, options, facts.__getitem__)
-    labels = read_labels(table, label, texts)
+    labels = read_numbers(table, label) if task == "regression" else read_labels(table, label, texts)
     times = None if split.time is None else ranks_of_texts(table, split.time, facts[split.time].kind)
-    parts = parts_of_rows(labels, split, times)
-    folds = folds_of(parts, split.seed)
-    schema, rules = decide(schema, rules, options,
-                           lambda name, kind: count_texts(table, name, kind, labels, folds))
+    parts = rows_by_task(label, labels, classes.tolist(), task, split, times)
+    folds, two = folds_of(parts, split.seed), two_classes(labels, parts == 0, task)
+    schema, rules = decide(schema, rules, options, lambda name, kind: count_texts(table, name, kind, two, folds))
+    of = {"name": task, "classes": len(classes)} if task == "classes" else None
+    if task == "regression":
+        of = {"name": task, **dict(zip(("mean", "scale"), label_moments(label, labels, parts == 0)))}
     about = {"schema": asdict(schema), "classes": classes.tolist(), "split": split.time or "random",
              "table": file.name}
-    return Preparation(file.name, label, rules, texts, options.min_count, lambda *_: parts, about, split.test > 0)
+    return Preparation(file.name, label, rules, texts, options.min_count, lambda *_: parts, about, split.test > 0, of)
 
 # %% ../../nbs/data/09_table.ipynb #ab1d4132
 def warn_of_empty(cardinalities: Mapping[str, int], min_count: int) -> None:
@@ -243,15 +296,13 @@ def prepare_folder(
     folder: str | Path, workers: int = 1, progress: bool = False,
 ) -> dict[str, object]:  # fmt: skip
     """`prepare` for files; returns the folder's manifest. It needs neither the memory for the table nor PyTorch."""
-    if options.task != "binary":
-        raise ValueError(f"task={options.task!r}: files are prepared for two classes alone; read the table, by "
-                         "read_table or pandas, and give the frame")
     files, layout, names = files_of(table, options, [label])
     options = with_time(names, label, options, split)
     wanted = tuple(name for name in names if name not in options.exclude or name == split.time)
     numerical = {name: rule if isinstance(rule, str) else int(rule) for name, rule in (options.numerical or {}).items()}
     columns = [list(options.categorical), numerical, list(options.exclude), list(options.missing)]
-    settings = [label, *columns, options.min_count, asdict(split), *filter(None, [options.positive])]
+    settings = [label, *columns, options.min_count, asdict(split), *filter(None, [options.positive]),
+                *[{"task": options.task}] * (options.task != "binary")]
     manifest = prepare_files(TableFiles(tuple(files), layout, wanted),
                              lambda read: plan_of(files[0], names, read, label, options, split),
                              settings, folder, workers, progress)
@@ -274,7 +325,7 @@ def prepare(
 
     Args:
         table: a frame, see `is_frame`, or the path of a file, text or Parquet, or of several of one table.
-        label: the column to predict, of two classes; in a frame also numbers or several, see `ColumnOptions.task`.
+        label: the column to predict, of two classes; by `ColumnOptions.task` also of numbers or several.
         folder: for files, where what was prepared is kept; one that holds it already is read. None: it is not kept.
         workers: processes, or places of a cluster, that read files; see `prepare_files`.
 
