@@ -78,7 +78,7 @@ def test_rare_bins_and_criteo_buckets_keep_their_numbers():
 def test_what_is_no_number_is_named(column):
     vocabulary = fit_vocabulary(pd.Series(column, name="odd"), 1, 4 if column[0] == 5.0 else None)
     why = "it has one value alone" if column[0] == 5.0 else "its values are names"
-    with pytest.raises(ValueError, match=f"field 'odd' cannot be embedded as a number: {why}; leave it out"):
+    with pytest.raises(ValueError, match=f"field 'odd' cannot be embedded as a number: {why}; take a number of buckets"):
         number_grid(vocabulary, torch.ones(9, dtype=torch.int32), torch.zeros(9))
 
 

@@ -62,8 +62,8 @@ def number_grid(vocabulary: Vocabulary, ids: torch.Tensor, labels: torch.Tensor,
             apart = np.isfinite(values[-1] - values[0]) and (np.diff(values) > 0).all()
         why = "" if apart else "its values are too close to each other, or too far apart, for a double"
     if why:
-        raise ValueError(f"field {vocabulary.name!r} cannot be embedded as a number: {why}; leave it out, or among "
-                         "the categories")
+        raise ValueError(f"field {vocabulary.name!r} cannot be embedded as a number: {why}; take a number of "
+                         "buckets for it, or leave it out")
     own = ids.cpu().long()
     there = (own > 0) & (own <= len(bins))
     of = labels.cpu().unsqueeze(1)
