@@ -570,7 +570,7 @@ WRONG = {
     "rivals": ["no", None, 2], "refit": ["yes", None], "calibrate": ["no", None], "repeats": [0, -1, 1.5, "3", True],
     "sparse": ["yes", None], "progress": ["no", None], "random_state": [-1, 1.5, 2**63, True, None],
     "sep": ["", ";;", "é", '"', "\n", 5], "names": ["abc", (), ("a", "a"), ("a", 5), 5], "decimal": ["", ";", 5],
-    "positive": ["", ">=", 5, True], "task": ["ranking", "", 5, None, ("binary",)],
+    "positive": ["", ">=", 5, True], "task": ["regresion", "", 5, None, ("binary",)],
     "device": ["abacus", "meta", "", None], "folder": [5],
 }
 
