@@ -179,6 +179,13 @@ def test_a_label_or_setting_that_does_not_fit(settings, labels, message):
         AutoDim(**FAST | settings).fit(X, labels)
 
 
+def test_a_part_of_one_row_is_refused_and_of_two_will_do():
+    numbers = LABELS["regression"]
+    with pytest.raises(ValueError, match="12 rows, of which one of training, validation and test gets 1: each needs two"):
+        AutoDim(task="regression", **FAST).fit(X[:12], numbers[:12])
+    assert np.isfinite(AutoDim(task="regression", **FAST).fit(X[:21], numbers[:21]).predict(X[:5])).all()
+
+
 @pytest.mark.parametrize(("labels", "task"), [
     ([0, 1, 1], "binary"), (["a", "b", None], "binary"), ([1, 2, 3], "classes"), (list("abc"), "classes"),
     (range(20), "classes"), (range(21), "regression"), ([0.5, 1, 2], "regression"), ([1.0, 2.0, 3.0], "classes"),

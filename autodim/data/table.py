@@ -142,19 +142,20 @@ def rows_by_task(
     """
     least, n, k = 2 + (split.test > 0), len(labels), len(classes)
     if task == "regression" and n < least:
-        raise DataError(f"{n} rows (n_samples={n}): each of training, validation and test needs one; more data are "
+        raise DataError(f"{n} rows (n_samples={n}): each of training, validation and test needs two; more data are "
                         "needed")
-    if task == "regression":
-        return parts_of_rows(np.zeros(n, np.int8), split, times, 1)
 
     def named(codes: np.ndarray) -> str:
         return f"{shown([classes[code] for code in codes])} ({len(codes):,} of {k:,} classes)"
 
-    rare = np.flatnonzero(np.bincount(labels, minlength=k) < least)
-    if task == "classes" and times is None and len(rare):
+    rare = np.flatnonzero(np.bincount(labels, minlength=k) < least) if task == "classes" else ()
+    if times is None and len(rare):
         raise DataError(f"label {label!r}: fewer than {least} rows of {named(rare)}: each of training, validation and "
                         "test needs one; leave such rows out, or join classes")
-    parts = parts_of_rows(labels, split, times, k)
+    parts = parts_of_rows(np.zeros(n, np.int8) if task == "regression" else labels, split, times, max(1, k))
+    if task != "binary" and (fewest := np.bincount(parts, minlength=least)[:least].min()) < 2:  # as BatchNorm needs
+        raise DataError(f"{n} rows, of which one of training, validation and test gets {fewest}: each needs two; more "
+                        "data are needed")
     lacking = np.setdiff1d(np.arange(k), labels[parts == 0])
     if task == "classes" and len(lacking):
         raise DataError(f"label {label!r}: no training row, these being the oldest, has {named(lacking)}; leave such "
