@@ -22,7 +22,7 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from autodim.data.files import DataError
-from autodim.app.estimator import AutoDim, load
+from autodim import AutoDim, load
 from autodim.app.settings import SETTINGS, Settings, settings_table, table_options
 from autodim.app.steps import (
     default_batch_size, default_repeats, default_tau_decay, fitted_settings, network_of, search_step,
