@@ -32,6 +32,7 @@ from autodim.data.table import encode_rows, open_table, prepare
 from autodim.data.vocabulary import vocabulary_to_dict
 from autodim.memory.packing import PackedTables
 from autodim.method.metrics import predict
+from autodim.training.checkpoint import FileCheckpoint
 
 SEARCH = ["--dims", "2,4,8", "--epochs", "2", "--hidden", "8", "--batch-size", "50", "--f", "2", "--quiet"]
 TRAIN = ["--epochs", "3", "--repeats", "1", "--quiet"]
@@ -1022,6 +1023,39 @@ def test_kinds_of_numbers_are_kept_with_the_run_and_reach_every_step(tmp_path):
         rows = pd.read_csv(clicks, dtype={"item": str}).drop(columns="click").head(50)
         ids = encode_rows(rows, model.vocabularies_, model.schema_.missing).numpy().astype(np.int64)
         np.testing.assert_allclose(session.run(None, {"ids": ids})[0], model.predict_proba(rows)[:, 1], atol=1e-5)
+
+
+def test_kinds_and_their_trainings_go_on_when_they_were_interrupted(tmp_path, monkeypatch):
+    """Stopped in the search of kinds, then in the training: the model of a run that was not; no state is left."""
+    clicks, runs = write_clicks(tmp_path / "clicks.csv", 600), [tmp_path / "whole", tmp_path / "run"]
+    for run in runs:
+        assert call("prepare", clicks, "--label", "click", "--run", run, "--numerical", "price:auto")[0] == 0
+        assert call("search", run, *SEARCH)[0] == 0
+    assert call("train", runs[0], *TRAIN)[0] == 0
+    left = []
+    for saves in (1, 2):  # of the search's two epochs the first; then the second, and the training's first
+        with monkeypatch.context() as patch:
+            real, done = FileCheckpoint.save, []
+
+            def save(self, state):
+                real(self, state)
+                done.append(self.path.name)
+                if len(done) == saves:
+                    raise KeyboardInterrupt
+
+            patch.setattr(FileCheckpoint, "save", save)
+            code, _, err = call("train", runs[1], *TRAIN)
+            assert code == 130 and "goes on" in err
+            left.append(done)
+    assert left[0] == ["train-kinds.state"] and left[1][0] == left[0][0] and left[1][1].startswith("train-")
+    assert left[1][1] != left[0][0]
+    with monkeypatch.context() as patch:
+        patch.setattr("autodim.method.search.run_epoch", lambda *_: pytest.fail("it searched again"))
+        assert call("train", runs[1], *TRAIN)[0] == 0
+    assert [path.name for path in (runs[1] / "state").iterdir()] == ["search.state"]
+    frame, (one, other) = pd.read_csv(clicks).drop(columns="click"), (load(run / "model") for run in runs)
+    assert one.numbers_ == other.numbers_
+    np.testing.assert_array_equal(one.predict_proba(frame), other.predict_proba(frame))
 
 
 def test_a_number_that_no_function_can_have_is_named_before_the_search(tmp_path):

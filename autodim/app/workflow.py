@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['ENTROPY', 'HANDFUL', 'SAME', 'NO_VERDICT', 'UNIFORM_WORDS', 'Trial', 'GROUPS', 'task_key', 'search_checkpoint',
-           'search_dims', 'decision', 'undecided_words', 'choose', 'train_dims', 'uniform_within', 'rivals',
-           'search_kinds', 'train_encoded', 'combined_interval', 'Difference', 'interval_words', 'mean_val_aucs',
-           'equal_space_rival', 'budget_rival', 'auc_covariance', 'differences', 'auc_space_curve', 'choice_record',
-           'model_bytes', 'mean_logloss', 'shared_record', 'make_record', 'task_baseline', 'measure_error',
-           'loss_differences', 'number_groups', 'class_rows', 'task_record']
+           'search_dims', 'decision', 'undecided_words', 'choose', 'numbers_key', 'train_checkpoint', 'train_dims',
+           'uniform_within', 'rivals', 'search_kinds', 'encoded_training', 'combined_interval', 'Difference',
+           'interval_words', 'mean_val_aucs', 'equal_space_rival', 'budget_rival', 'auc_covariance', 'differences',
+           'auc_space_curve', 'choice_record', 'model_bytes', 'mean_logloss', 'shared_record', 'make_record',
+           'task_baseline', 'measure_error', 'loss_differences', 'number_groups', 'class_rows', 'task_record']
 
 # %% ../../nbs/app/00_workflow.ipynb #0d8d1853
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +42,7 @@ from ..method.retrain import TrainConfig
 from ..method.search import SearchConfig, SearchResult, search, supernet_outputs
 from ..study.runs import environment, search_record
 from ..data.table import Prepared
+from ..data.vocabulary import vocabulary_to_dict
 
 # %% ../../nbs/app/00_workflow.ipynb #28baf4e5
 def task_key(data: Data) -> list[dict[str, object]]:
@@ -97,17 +98,36 @@ def choose(
     return dims_within(alpha, uniform_candidates(len(fields), dims), fields, rows, budget, multiple)
 
 # %% ../../nbs/app/00_workflow.ipynb #e385adfb
+def numbers_key(data: Data, fields: Collection[str]) -> list[dict[str, object]]:
+    """What the functions of these fields of numbers depend on, their ids apart: the numbers that the ids stand for."""
+    return [vocabulary_to_dict(v) for v in data.vocabularies if v.name in fields]
+
+
+def train_checkpoint(
+    prepared: Prepared, dims: Mapping[str, int], config: TrainConfig, network: Network, seed: int,
+    folder: str | Path | None, kinds: Mapping[str, str] | None = None,
+) -> FileCheckpoint | None:  # fmt: skip
+    """Where the state of a training is kept, a file for each choice and seed; None without a folder.
+
+    Args:
+        kinds: of the fields that are embedded as numbers, which the key has then, and the numbers.
+    """
+    data, widths = prepared.data, [dims[field] for field in prepared.data.fields]
+    of_numbers = [dict(kinds), numbers_key(data, kinds)] if kinds else []
+    named = [*(widths if len(set(widths)) > 1 else widths[:1]), *(kinds or {}).values()]
+    file = "train-" + "-".join(map(str, named))
+    file = (file if len(file) < 60 else "train-" + key_of(widths, *of_numbers[:1])) + f".seed{seed}"
+    of = (data.fingerprint, *task_key(data), asdict(config), asdict(network), widths, seed, *of_numbers)
+    return file_checkpoint(folder, file, *of)
+
+
 def train_dims(
     prepared: Prepared, dims: Mapping[str, int], d_max: int, config: TrainConfig = TrainConfig(),
     network: Network = Network(), runtime: Runtime = Runtime(), folder: str | Path | None = None,
 ) -> Choice:  # fmt: skip
     """Train and score a choice of dimensions by `train_choice`; with a folder, where each has a file, it goes on."""
-    data, widths = prepared.data, [dims[field] for field in prepared.data.fields]
-    file = "train-" + "-".join(map(str, widths if len(set(widths)) > 1 else widths[:1]))
-    file = (file if len(file) < 60 else "train-" + key_of(widths)) + f".seed{runtime.seed}"
-    of = (data.fingerprint, *task_key(data), asdict(config), asdict(network), widths, runtime.seed)
-    kept = file_checkpoint(folder, file, *of)
-    return train_choice(data, dims, d_max, config, network, replace(runtime, checkpoint=kept))
+    kept = train_checkpoint(prepared, dims, config, network, runtime.seed, folder)
+    return train_choice(prepared.data, dims, d_max, config, network, replace(runtime, checkpoint=kept))
 
 # %% ../../nbs/app/00_workflow.ipynb #82fd1322
 def uniform_within(
@@ -136,32 +156,41 @@ def rivals(dims: Mapping[str, int], data: Data, d_max: int, within: int | None =
 # %% ../../nbs/app/00_workflow.ipynb #6e300002
 def search_kinds(
     prepared: Prepared, asked: Mapping[str, str], dims: Mapping[str, int], config: SearchConfig = SearchConfig(),
-    network: Network = Network(), runtime: Runtime = Runtime(),
+    network: Network = Network(), runtime: Runtime = Runtime(), folder: str | Path | None = None,
 ) -> dict[str, str]:  # fmt: skip
-    """The kind of each field of numbers: that which is asked for, or, for "auto", what `search_encodings` finds."""
+    """The kind of each field of numbers: that which is asked for, or, for "auto", what `search_encodings` finds.
+
+    With a folder, an interrupted search goes on, and one that has ended is read.
+    """
     auto = tuple(name for name, kind in asked.items() if kind == "auto")
     if not auto:
         return dict(asked)
-    d = max(dims.values())
+    data, d = prepared.data, max(dims.values())
     options = tuple(sized(kind, Encoding("buckets", BUCKETS).parameters(d), d) for kind in KINDS)
-    found = search_encodings(prepared.data, dims, Options(auto, options), config, network, runtime)
+    of = (data.fingerprint, *task_key(data), asdict(config), asdict(network), [dims[name] for name in data.fields])
+    kept = file_checkpoint(folder, "train-kinds", *of, auto, options, numbers_key(data, auto), runtime.seed)
+    found = search_encodings(data, dims, Options(auto, options), config, network, replace(runtime, checkpoint=kept))
     return {**asked, **{name: encoding.kind for name, encoding in found.encodings.items()}}
 
 
-def train_encoded(
-    prepared: Prepared, dims: Mapping[str, int], d_max: int, config: TrainConfig, network: Network, runtime: Runtime,
-    kinds: Mapping[str, str],
-) -> Choice:  # fmt: skip
-    """Train and score a choice of dimensions with fields of numbers of these kinds, as `train_dims` does others.
+def encoded_training(kinds: Mapping[str, str], folder: str | Path | None = None) -> Callable[..., Choice]:
+    """What trains and scores a choice of dimensions with fields of numbers of these kinds, as `train_dims` does others.
 
-    Each encoding has at most the parameters of `BUCKETS` buckets; the model of the choice has plain tables.
+    It takes `prepared`, `dims`, `d_max`, `config`, `network` and `runtime`. Each encoding has at most the parameters of
+    `BUCKETS` buckets; the model of the choice has plain tables.
     """
-    data, clock = prepared.data.to(runtime.device), TimedCheckpoint(runtime)
-    encodings = {name: sized(kind, Encoding("buckets", BUCKETS).parameters(dims[name]), dims[name])
-                 for name, kind in kinds.items()}
-    fitted = train_encodings(data, dims, encodings, config, network, clock.runtime)
-    plain = replace(fitted, model=as_tables(fitted.model.eval(), data.cardinalities))
-    return score_choice(plain, data, dims, d_max, network, clock.seconds())
+    def train(
+        prepared: Prepared, dims: Mapping[str, int], d_max: int, config: TrainConfig, network: Network, runtime: Runtime
+    ) -> Choice:
+        kept = train_checkpoint(prepared, dims, config, network, runtime.seed, folder, kinds)
+        data, clock = prepared.data.to(runtime.device), TimedCheckpoint(replace(runtime, checkpoint=kept))
+        encodings = {name: sized(kind, Encoding("buckets", BUCKETS).parameters(dims[name]), dims[name])
+                     for name, kind in kinds.items()}
+        fitted = train_encodings(data, dims, encodings, config, network, clock.runtime)
+        plain = replace(fitted, model=as_tables(fitted.model.eval(), data.cardinalities))
+        return score_choice(plain, data, dims, d_max, network, clock.seconds())
+
+    return train
 
 # %% ../../nbs/app/00_workflow.ipynb #b1e94946
 def combined_interval(by_seed: Sequence[float], row_variance: float) -> tuple[float, float, float]:
