@@ -513,6 +513,7 @@ def same_kinds(one, other) -> bool:
     )
 
 
+@pytest.mark.filterwarnings("ignore:the search of kinds")
 @pytest.mark.parametrize("saves", [1, 2])
 def test_a_search_of_kinds_goes_on_as_if_it_had_not_been_interrupted(saves, numbers, tmp_path, monkeypatch):
     found = searched_kinds(monkeypatch)
@@ -531,6 +532,7 @@ def test_a_search_of_kinds_goes_on_as_if_it_had_not_been_interrupted(saves, numb
     assert [p.name for p in tmp_path.iterdir()] == ["train-kinds.state"]
 
 
+@pytest.mark.filterwarnings("ignore:the search of kinds")
 @pytest.mark.parametrize("changed", [
     dict(asked={"price": "auto", "hour": "auto"}), dict(asked={"price": "auto"}), dict(prepared=stretched()),
     dict(dims=DIMS | {"price": 4}), dict(runtime=replace(QUIET, seed=1)), dict(config=replace(SEARCH, f=3)),
@@ -543,6 +545,27 @@ def test_another_search_of_kinds_takes_no_state(changed, numbers, tmp_path, monk
     search_kinds(**usual | changed, folder=tmp_path)
     search_kinds(**usual | changed)
     assert same_kinds(found[1], found[2]) and not same_weights(found[0].model, found[1].model)
+
+
+@pytest.mark.filterwarnings("ignore:the search of kinds")
+def test_kinds_are_searched_at_the_size_in_which_they_are_trained(numbers, monkeypatch):
+    """A field of width 2 beside one of width 4 has half the numbers, in the search as afterwards."""
+    found = searched_kinds(monkeypatch)
+    search_kinds(numbers, {"price": "auto", "hour": "auto"}, DIMS | {"price": 4, "hour": 2}, SEARCH, NETWORK, QUIET)
+    for mixture, width in zip(found[0].model.mixtures, (4, 2)):
+        sizes = [sum(q.numel() for q in table.parameters()) for table in mixture.tables]
+        assert sizes[0] == 21 * width and max(sizes) <= 21 * width and sizes[-1] == 0  # buckets; all; left out
+
+
+def test_a_search_of_kinds_that_decided_nothing_says_so(numbers):
+    run = partial(search_kinds, numbers, {"price": "auto", "hour": "tree"}, DIMS, network=NETWORK, runtime=QUIET)
+    with pytest.warns(UserWarning, match="kinds for price decided nothing: 6 steps of α left its entropy at 1.00"):
+        run(config=replace(SEARCH, alpha_lr=1e-4))
+    with pytest.warns(UserWarning, match="decided nothing: 1 steps of α"):
+        run(config=replace(SEARCH, f=1000, alpha_lr=5.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(config=replace(SEARCH, f=1, alpha_lr=1.0))
 
 
 def test_an_outcome_by_its_own_model_and_explicit_sums(prepared):

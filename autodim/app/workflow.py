@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['ENTROPY', 'HANDFUL', 'SAME', 'NO_VERDICT', 'UNIFORM_WORDS', 'Trial', 'GROUPS', 'task_key', 'search_checkpoint',
            'search_dims', 'decision', 'undecided_words', 'choose', 'numbers_key', 'train_checkpoint', 'train_dims',
-           'uniform_within', 'rivals', 'search_kinds', 'encoded_training', 'combined_interval', 'Difference',
-           'interval_words', 'mean_val_aucs', 'equal_space_rival', 'budget_rival', 'auc_covariance', 'differences',
-           'auc_space_curve', 'choice_record', 'model_bytes', 'mean_logloss', 'shared_record', 'make_record',
-           'task_baseline', 'measure_error', 'loss_differences', 'number_groups', 'class_rows', 'task_record']
+           'uniform_within', 'rivals', 'encoding_of', 'search_kinds', 'encoded_training', 'combined_interval',
+           'Difference', 'interval_words', 'mean_val_aucs', 'equal_space_rival', 'budget_rival', 'auc_covariance',
+           'differences', 'auc_space_curve', 'choice_record', 'model_bytes', 'mean_logloss', 'shared_record',
+           'make_record', 'task_baseline', 'measure_error', 'loss_differences', 'number_groups', 'class_rows',
+           'task_record']
 
 # %% ../../nbs/app/00_workflow.ipynb #0d8d1853
 import math
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -154,38 +156,46 @@ def rivals(dims: Mapping[str, int], data: Data, d_max: int, within: int | None =
     return named | {"widest": uniform_dims(data.fields, d_max)}
 
 # %% ../../nbs/app/00_workflow.ipynb #6e300002
+def encoding_of(kind: str, d: int) -> Encoding:
+    """The largest encoding of a kind, for embeddings of width d, with at most the parameters of `BUCKETS` buckets."""
+    return sized(kind, Encoding("buckets", BUCKETS).parameters(d), d)
+
+
 def search_kinds(
     prepared: Prepared, asked: Mapping[str, str], dims: Mapping[str, int], config: SearchConfig = SearchConfig(),
     network: Network = Network(), runtime: Runtime = Runtime(), folder: str | Path | None = None,
 ) -> dict[str, str]:  # fmt: skip
     """The kind of each field of numbers: that which is asked for, or, for "auto", what `search_encodings` finds.
 
-    With a folder, an interrupted search goes on, and one that has ended is read.
+    With a folder, an interrupted search goes on, and one that has ended is read. Warns of one that decided nothing.
     """
     auto = tuple(name for name, kind in asked.items() if kind == "auto")
     if not auto:
         return dict(asked)
-    data, d = prepared.data, max(dims.values())
-    options = tuple(sized(kind, Encoding("buckets", BUCKETS).parameters(d), d) for kind in KINDS)
+    data, options = prepared.data, {name: tuple(encoding_of(kind, dims[name]) for kind in KINDS) for name in auto}
     of = (data.fingerprint, *task_key(data), asdict(config), asdict(network), [dims[name] for name in data.fields])
     kept = file_checkpoint(folder, "train-kinds", *of, auto, options, numbers_key(data, auto), runtime.seed)
     found = search_encodings(data, dims, Options(auto, options), config, network, replace(runtime, checkpoint=kept))
+    if not (decided := decision(found))["decided"]:
+        warnings.warn(f"the search of kinds for {', '.join(auto)} decided nothing: {decided['alpha_steps']} steps of α "
+                      f"left its entropy at {decided['entropy']:.2f} of the largest possible, so the kinds are little "
+                      "better than drawn; name one in `numerical`, or search with more steps of α (a smaller `f` or "
+                      "`batch_size`, more `search_epochs`) or larger ones (`alpha_lr`)", stacklevel=2)
     return {**asked, **{name: encoding.kind for name, encoding in found.encodings.items()}}
 
 
 def encoded_training(kinds: Mapping[str, str], folder: str | Path | None = None) -> Callable[..., Choice]:
     """What trains and scores a choice of dimensions with fields of numbers of these kinds, as `train_dims` does others.
 
-    It takes `prepared`, `dims`, `d_max`, `config`, `network` and `runtime`. Each encoding has at most the parameters of
-    `BUCKETS` buckets; the model of the choice has plain tables.
+    It takes `prepared`, `dims`, `d_max`, `config`, `network` and `runtime`. Encodings are those of `encoding_of`; the
+    model of the choice has plain tables.
     """
     def train(
         prepared: Prepared, dims: Mapping[str, int], d_max: int, config: TrainConfig, network: Network, runtime: Runtime
     ) -> Choice:
         kept = train_checkpoint(prepared, dims, config, network, runtime.seed, folder, kinds)
         data, clock = prepared.data.to(runtime.device), TimedCheckpoint(replace(runtime, checkpoint=kept))
-        encodings = {name: sized(kind, Encoding("buckets", BUCKETS).parameters(dims[name]), dims[name])
-                     for name, kind in kinds.items()}
+        encodings = {name: encoding_of(kind, dims[name]) for name, kind in kinds.items()}
         fitted = train_encodings(data, dims, encodings, config, network, clock.runtime)
         plain = replace(fitted, model=as_tables(fitted.model.eval(), data.cardinalities))
         return score_choice(plain, data, dims, d_max, network, clock.seconds())
