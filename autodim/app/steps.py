@@ -251,10 +251,14 @@ def check_task(s: Settings, task: Task) -> None:
 
 
 def task_change(labels: np.ndarray, before: np.ndarray, after: np.ndarray, task: Task) -> dict[str, object]:
-    """Measures of two models' outputs on the same rows, and how much worse the second is, as `Judged.loss` counts."""
+    """Measures of two models' outputs on the same rows, and how much worse the second is, as `Judged.loss` counts.
+
+    The ends of its interval are None where the rows are too few for one.
+    """
     one, two, error = judged(*map(torch.from_numpy, (before, after, labels)), task)
-    loss, half = one.loss(two), 196 * error
-    return {"before": one._asdict(), "after": two._asdict(), "mean": loss, "low": loss - half, "high": loss + half}
+    loss, half, known = one.loss(two), 196 * error, not math.isnan(error)
+    return {"before": one._asdict(), "after": two._asdict(), "mean": loss, "low": loss - half if known else None,
+            "high": loss + half if known else None}
 
 # %% ../../nbs/app/05_steps.ipynb #87d6ee97
 def all_rows(data: Data) -> Data:

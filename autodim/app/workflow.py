@@ -8,8 +8,8 @@ __all__ = ['ENTROPY', 'HANDFUL', 'SAME', 'NO_VERDICT', 'UNIFORM_WORDS', 'Trial',
            'uniform_within', 'rivals', 'encoding_of', 'search_kinds', 'encoded_training', 'combined_interval',
            'Difference', 'interval_words', 'mean_val_aucs', 'equal_space_rival', 'budget_rival', 'auc_covariance',
            'differences', 'auc_space_curve', 'choice_record', 'model_bytes', 'mean_logloss', 'shared_record',
-           'make_record', 'task_baseline', 'measure_error', 'loss_differences', 'number_groups', 'class_rows',
-           'task_record']
+           'make_record', 'task_baseline', 'measure_error', 'few_words', 'loss_differences', 'number_groups',
+           'class_rows', 'task_record']
 
 # %% ../../nbs/app/00_workflow.ipynb #0d8d1853
 import math
@@ -30,7 +30,7 @@ from ..memory.budget import budget_parameters, dims_within, space_curve, table_b
 from ..data.batches import Data, Task
 from ..data.columns import BUCKETS
 from ..memory.compress import judged
-from ..method.metrics import METRICS, delong, measure, row_losses
+from ..method.metrics import FEW, METRICS, delong, mean_error, measure, row_losses
 from ..study.inference import MARGIN, Z, half_width
 from ..method.lookup import uniform_candidates
 from ..method.selection import entropy
@@ -416,25 +416,36 @@ def task_baseline(data: Data) -> dict[str, float]:
     return measure(outputs, data.test.labels, data.task)._asdict()
 
 
-def measure_error(outputs: torch.Tensor, labels: torch.Tensor, task: Task) -> float:
-    """The standard error of the first measure of a task, over rows: of the RMSE to first order, or of Logloss."""
+def measure_error(outputs: torch.Tensor, labels: torch.Tensor, task: Task) -> float | None:
+    """The standard error of the first measure of a task, over rows: of the RMSE to first order, or of Logloss.
+
+    None with fewer rows than `FEW`.
+    """
     rows = row_losses(outputs, labels, task)
-    error = float(rows.std() / len(rows) ** 0.5) if len(rows) > 1 else math.inf
-    return error / (2 * float(rows.mean()) ** 0.5) if task.name == "regression" else error
+    error = mean_error(rows) / (2 * float(rows.mean()) ** 0.5 if task.name == "regression" else 1)
+    return None if math.isnan(error) else error
+
+
+def few_words(n: int) -> str:
+    """What so many test rows say, which are fewer than `FEW`."""
+    return f"these test rows cannot tell: {n} {'are' if n != 1 else 'is'} too few for an interval, which takes {FEW}"
 
 
 def loss_differences(trials: Sequence[Trial], labels: torch.Tensor, task: Task) -> list[dict[str, object]]:
     """By how much each rival is worse than the first choice on test rows, in units of `Judged.loss`, 95 % interval.
 
-    In `words`: whether the first choice is better, worse, or these rows cannot tell.
+    In `words`: whether the first choice is better, worse, or these rows cannot tell. With fewer rows than `FEW` they
+    never can: there is no interval, its ends are None.
     """
     made, own = [], next(iter(trials[0]))
     for name in list(trials[0])[1:]:
         pairs = [judged(*(torch.from_numpy(trial[k].scores) for k in (own, name)), labels, task) for trial in trials]
         by_seed = [before.loss(after) for before, after, _ in pairs]
         mean, low, high = combined_interval(by_seed, float(np.mean([(100 * error) ** 2 for *_, error in pairs])))
-        same = trials[0][own].dims == trials[0][name].dims
-        words = SAME if same else "better" if low > 0 else "worse" if high < 0 else "these test rows cannot tell"
+        if few := len(labels) < FEW:
+            low = high = None
+        words = (SAME if trials[0][own].dims == trials[0][name].dims else few_words(len(labels)) if few else
+                 "better" if low > 0 else "worse" if high < 0 else "these test rows cannot tell")
         made.append({"rival": name, "mean": mean, "low": low, "high": high, "words": words})
     return made
 
@@ -443,13 +454,12 @@ GROUPS = 10  # of test rows, by the predicted number
 
 
 def number_groups(predicted: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
-    """Rows in groups of equal size by their predicted number [n]: its mean, and the labels' with a 95 % interval."""
+    """Rows in groups of equal size by their predicted number [n]: its mean, and the labels' with a 95 % t interval."""
     made = []
     for rows in np.array_split(np.argsort(predicted, kind="stable"), min(GROUPS, len(predicted))):
         y = labels[rows]
-        half = Z * y.std(ddof=1) / len(y) ** 0.5 if len(y) > 1 else None
         made.append({"rows": len(y), "predicted": float(predicted[rows].mean()), "label": float(y.mean()),
-                     "half": None if half is None else float(half)})
+                     "half": half_width(y) if len(y) > 1 else None})
     return made
 
 
