@@ -1,4 +1,5 @@
 """The command line: exit codes, what is printed where, resumption after a kill, and the files that are left."""
+import argparse
 import json
 import os
 import random
@@ -32,6 +33,7 @@ from autodim.data.table import encode_rows, open_table, prepare
 from autodim.data.vocabulary import vocabulary_to_dict
 from autodim.memory.packing import PackedTables
 from autodim.method.metrics import predict
+from autodim.training.checkpoint import FileCheckpoint
 
 SEARCH = ["--dims", "2,4,8", "--epochs", "2", "--hidden", "8", "--batch-size", "50", "--f", "2", "--quiet"]
 TRAIN = ["--epochs", "3", "--repeats", "1", "--quiet"]
@@ -120,6 +122,8 @@ def test_readings():
     assert read_names(" a, b ,") == ("a", "b") and read_buckets("a:b:3") == {"a:b": 3} and read_counts("4, 8") == (4, 8)
     assert read_names('"a,b", c') == ("a,b", "c") and read_buckets('"a,b":3') == {"a,b": 3} and read_names("") == ()
     assert read_names(" item") == (" item",) and read_names('""') == ("",) and read_names('" a","b ",c ') == (" a", "b ", "c")
+    with pytest.raises(argparse.ArgumentTypeError, match="column 'a,b' is there twice; give it one rule"):
+        read_buckets('"a,b":3,c:auto,"a,b":tree')
     assert read_names('"a ""b"""') == ('a "b"',) and read_buckets('"":3," a":criteo') == {"": 3, " a": "criteo"}
     assert [read_bytes(x) for x in ("64MB", "1.5GB", "2kB", "7")] == [64 * 10**6, 1_500_000_000, 2000, 7]
 
@@ -1022,6 +1026,73 @@ def test_kinds_of_numbers_are_kept_with_the_run_and_reach_every_step(tmp_path):
         rows = pd.read_csv(clicks, dtype={"item": str}).drop(columns="click").head(50)
         ids = encode_rows(rows, model.vocabularies_, model.schema_.missing).numpy().astype(np.int64)
         np.testing.assert_allclose(session.run(None, {"ids": ids})[0], model.predict_proba(rows)[:, 1], atol=1e-5)
+
+
+def test_kinds_and_their_trainings_go_on_when_they_were_interrupted(tmp_path, monkeypatch):
+    """Stopped in the search of kinds, then in the training: the model of a run that was not; no state is left."""
+    clicks, runs = write_clicks(tmp_path / "clicks.csv", 600), [tmp_path / "whole", tmp_path / "run"]
+    for run in runs:
+        assert call("prepare", clicks, "--label", "click", "--run", run, "--numerical", "price:auto")[0] == 0
+        assert call("search", run, *SEARCH)[0] == 0
+    assert call("train", runs[0], *TRAIN)[0] == 0
+    left = []
+    for saves in (1, 2):  # of the search's two epochs the first; then the second, and the training's first
+        with monkeypatch.context() as patch:
+            real, done = FileCheckpoint.save, []
+
+            def save(self, state):
+                real(self, state)
+                done.append(self.path.name)
+                if len(done) == saves:
+                    raise KeyboardInterrupt
+
+            patch.setattr(FileCheckpoint, "save", save)
+            code, _, err = call("train", runs[1], *TRAIN)
+            assert code == 130 and "goes on" in err
+            left.append(done)
+    assert left[0] == ["train-kinds.state"] and left[1][0] == left[0][0] and left[1][1].startswith("train-")
+    assert left[1][1] != left[0][0]
+    with monkeypatch.context() as patch:
+        patch.setattr("autodim.method.search.run_epoch", lambda *_: pytest.fail("it searched again"))
+        assert call("train", runs[1], *TRAIN)[0] == 0
+    assert [path.name for path in (runs[1] / "state").iterdir()] == ["search.state"]
+    frame, (one, other) = pd.read_csv(clicks).drop(columns="click"), (load(run / "model") for run in runs)
+    assert one.numbers_ == other.numbers_
+    np.testing.assert_array_equal(one.predict_proba(frame), other.predict_proba(frame))
+
+
+@pytest.mark.parametrize("column, words", [
+    ([f"s{i % 4}" for i in range(500)],
+     "row 0 (counted from 0): column 'shop': 's0' is no number value, and none of the column's values is one; name the "
+     "column in --categorical, not in --numerical"),
+    ([f"s{i}" if i == 7 else str(i) for i in range(500)], "row 7 (counted from 0): column 'shop': 's7' is no number"),
+    (np.where(np.arange(500) == 7, np.inf, np.arange(500) % 9 + 0.5), "row 7 (counted from 0): column 'shop': 'inf' is no number value"),
+    (np.where(np.arange(500) % 3 == 0, np.nan, 1.5), "field 'shop' cannot be embedded as a number: it has one value alone; "
+     "take a number of buckets for it in --numerical, or name it in --exclude"),
+], ids=["text", "a text", "infinite", "one value and holes"])  # fmt: skip
+def test_a_column_that_cannot_be_embedded_is_refused_with_the_way_out(column, words, tmp_path):
+    """Before anything is searched; what is said does help."""
+    clicks, run = write_clicks(tmp_path / "clicks.csv"), tmp_path / "run"
+    pd.read_csv(clicks).assign(shop=column).to_csv(clicks, index=False)
+    prepare = ["prepare", clicks, "--label", "click", "--run", run]
+    code, _, err = call(*prepare, "--numerical", "shop:auto")
+    if code == 0:
+        code, _, err = call("search", run, *SEARCH)
+    assert code == 1 and words in err and not (run / "dims.json").exists()
+    help_of = {"one": ["--numerical", "shop:4"], "way": ["--exclude", "shop"]} if "alone" in words else {
+        "one": ["--categorical", "shop"]}
+    for flags in help_of.values():
+        assert call(*prepare, *flags)[0] == 0 and call("search", run, *SEARCH)[0] == 0
+
+
+@pytest.mark.parametrize("value", [3.5, np.nan])
+def test_a_number_without_a_second_value_is_left_out_with_a_note(value, tmp_path):
+    clicks, run = write_clicks(tmp_path / "clicks.csv"), tmp_path / "run"
+    pd.read_csv(clicks).assign(price=value).to_csv(clicks, index=False)
+    code, out, err = call("prepare", clicks, "--label", "click", "--run", run, "--numerical", "price:auto", "--json")
+    assert code == 0 and "left out: 'price' (" in err and json.loads(out)["numerical"] == []
+    assert call("search", run, *SEARCH)[0] == 0 and call("train", run, *TRAIN, "--no-rivals")[0] == 0
+    assert load(run / "model").numbers_ == {}
 
 
 def test_a_number_that_no_function_can_have_is_named_before_the_search(tmp_path):

@@ -10,6 +10,7 @@ from autodim.data.files import DataError
 from autodim.data.table import encode_rows
 from autodim.method.metrics import predict
 from autodim.method.numbers import KINDS
+from autodim.training.checkpoint import FileCheckpoint
 
 SMALL = AutoDim(dims=(2, 4), hidden=(8,), dropout=0.0, search_epochs=2, epochs=4, batch_size=100, rivals=False)
 
@@ -55,6 +56,31 @@ def test_it_learns_from_all_rows_and_packs_as_other_fields_do():
     both = clone(SMALL).set_params(numerical={"price": "periodic"}, refit=True, max_loss=5.0).fit(table(), label="click")
     assert both.record_["numbers"] == {"price": "periodic"} and both.record_["refit"]["rows"] == 2000
     assert np.isfinite(both.predict_proba(table().drop(columns="click"))).all()
+
+
+@pytest.mark.parametrize("saves", [3, 6, 8])  # of two epochs of dimensions, two of kinds, at most four of a training
+def test_a_fit_in_a_folder_goes_on_with_its_numbers(saves, fitted, tmp_path, monkeypatch):
+    class Interrupted(BaseException):
+        pass
+
+    def save(self, state, real=FileCheckpoint.save):
+        real(self, state)
+        done.append(self.path.name)
+        if len(done) == saves:
+            raise Interrupted
+
+    done, model = [], clone(SMALL).set_params(**fitted.get_params()).set_params(folder=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(FileCheckpoint, "save", save)
+        with pytest.raises(Interrupted):
+            model.fit(table(), label="click")
+    assert ("train-kinds" in done[-1]) == (saves == 3)
+    monkeypatch.setattr(FileCheckpoint, "save", lambda self, state, real=FileCheckpoint.save: (
+        done.append(self.path.name), real(self, state)))
+    model.fit(table(), label="click")
+    rows = table().drop(columns="click")
+    np.testing.assert_array_equal(model.predict_proba(rows), fitted.predict_proba(rows))
+    assert model.numbers_ == fitted.numbers_ and done.count("search.state") == done.count("train-kinds.state") == 2
 
 
 @pytest.mark.parametrize("settings, error, words", [

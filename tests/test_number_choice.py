@@ -77,10 +77,29 @@ def test_a_search_is_the_same_for_one_seed_and_keeps_what_predicts(data):
 @pytest.mark.parametrize("fields, encodings, words", [
     ((), (Encoding("out", 0), Encoding("buckets", 2)), "at least one field"),
     (("a",), (Encoding("buckets", 2),), "two encodings"),
+    (("a", "b"), {"a": (Encoding("out", 0), Encoding("buckets", 2))}, "as many for each field"),
+    (("a", "b"), {"a": OPTIONS.encodings, "b": OPTIONS.encodings[1:]}, "as many for each field"),
 ])  # fmt: skip
 def test_options_need_something_to_choose(fields, encodings, words):
     with pytest.raises(ValueError, match=words):
         Options(fields, encodings)
+
+
+def test_encodings_by_field_are_those_of_all_where_they_are_the_same(data):
+    config, quiet = SearchConfig(f=1, epochs=1, batch_size=200), Runtime(progress=False)
+    by_field = Options(("a", "b"), {"b": OPTIONS.encodings, "a": OPTIONS.encodings})
+    one, two = (search_encodings(data, DIMS, options, config, SMALL, quiet) for options in (OPTIONS, by_field))
+    assert torch.equal(one.alpha, two.alpha) and one.encodings == two.encodings
+    own = Options(("a", "b"), {"a": OPTIONS.encodings, "b": tuple(sized(kind, 63, 3) for kind in reversed(KINDS))})
+    sure = torch.zeros(2, len(KINDS)).index_fill_(1, torch.tensor(0), 1.0)  # a in buckets, b left out
+    torch.manual_seed(0)
+    model = NumberSearchModel(data, DIMS, own, SMALL)
+    ids = data.train.ids[:64]
+    changed = {name: ids.clone() for name in ("a", "b")}
+    for name, other in changed.items():
+        other[:, data.fields.index(name)] = ids[:, data.fields.index(name)].flip(0)
+    made = model(ids, sure)
+    assert torch.equal(model(changed["b"], sure), made) and not torch.equal(model(changed["a"], sure), made)
 
 
 @pytest.mark.parametrize("fields, words", [(("c",), "field 'c' cannot be embedded"), (("z",), "encoding of 'z'")])

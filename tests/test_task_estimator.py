@@ -22,6 +22,7 @@ from autodim.data.files import DataError
 from autodim.data.split import SplitOptions, parts_of_rows
 from autodim.data.table import prepare
 from autodim.data.columns import ColumnOptions
+from autodim.method.metrics import FEW
 
 FAST = dict(hidden=(16,), dropout=0.0, search_epochs=1, epochs=8, batch_size=50, f=2, lr=0.01, dims=(1, 2, 4), repeats=1)
 NAMES = np.array(["low", "mid", "high", "top"])
@@ -226,6 +227,37 @@ def test_more_seeds_have_wider_intervals_than_their_rows_alone():
     by_seed = [100 * (np.sqrt((t["widest"].scores ** 2).mean() / (t["AutoDim"].scores ** 2).mean()) - 1) for t in trials]
     assert found["mean"] == pytest.approx(np.mean(by_seed), rel=1e-4)
     assert found["high"] - found["mean"] > 4.3 * np.std(by_seed, ddof=1) / 3**0.5
+
+
+@pytest.mark.parametrize("task", ["regression", "classes"])
+def test_few_test_rows_give_no_interval_and_no_verdict(task):
+    """However far apart two models are on them; and a page, a summary and JSON of it that hold."""
+    n, rng = FEW - 1, np.random.default_rng(0)
+    size = (n,) if task == "regression" else (n, 4)
+    told = Task(task) if task == "regression" else Task(task, 4)
+
+    class Told:
+        def __init__(self, scores: np.ndarray, **dims: int) -> None:
+            self.scores, self.dims = scores.astype(np.float32), dims
+
+    good = np.zeros(n) if task == "regression" else 9 * np.eye(4)[np.arange(n) % 4]
+    labels = torch.tensor(0.1 * rng.normal(size=n) if task == "regression" else np.arange(n) % 4)
+    trials = [{"AutoDim": Told(rng.normal(size=size)), "widest": Told(good, a=2)} for _ in range(3)]
+    for rows in (2, n):
+        cut = [{name: Told(t.scores[:rows], **t.dims) for name, t in trial.items()} for trial in trials]
+        (found,) = loss_differences(cut, labels[:rows], told)
+        assert found["mean"] < 0 and found["low"] is found["high"] is None
+        assert found["words"] == f"these test rows cannot tell: {rows} are too few for an interval, which takes {FEW}"
+    model = AutoDim(task=task, **FAST | {"packed": True, "max_space": 0.5}).fit(X[:100], LABELS[task][:100])
+    text, html, record = str(model.report()), model.report()._repr_html_(), model.record_
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    for said in (text, html):
+        assert "10 are too few for an interval" in said and "[too few rows for an interval]" in said
+        assert "interval over test rows" not in said and "; better." not in said and "; worse." not in said
+    assert cautions(record)[0].startswith("Nothing here is sure: 10 test rows") and "hold more rows" in advice(record)
+    assert record["outcomes"][0][f"test_{'rmse' if task == 'regression' else 'logloss'}_error"] is None
+    with pytest.raises(ValueError, match="the validation rows are too few, or .* give a budget of bytes, or sure=False"):
+        AutoDim(task=task, **FAST | {"max_loss": 50.0}).fit(X[:100], LABELS[task][:100])
 
 
 def test_errors_of_labels_are_data_errors():

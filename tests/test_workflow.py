@@ -20,6 +20,7 @@ import torch
 from scipy import stats
 from sklearn.metrics import log_loss, roc_auc_score
 
+import autodim.app.workflow
 import autodim.method.retrain
 import autodim.method.search
 from autodim.data.files import DataError
@@ -41,8 +42,8 @@ from autodim.data.vocabulary import vocabulary_from_dict, vocabulary_to_dict
 from autodim.method.backbones import Network
 from oracles import bucket_edges
 from autodim.app.workflow import (
-    NO_VERDICT, SAME, auc_space_curve, choice_record, choose, combined_interval, decision, differences, interval_words,
-    make_record, rivals, search_dims, train_dims, uniform_within,
+    NO_VERDICT, SAME, auc_space_curve, choice_record, choose, combined_interval, decision, differences,
+    encoded_training, interval_words, make_record, rivals, search_dims, search_kinds, train_dims, uniform_within,
 )  # fmt: skip
 
 N = 300
@@ -438,6 +439,133 @@ def test_each_choice_of_dimensions_has_its_own_file(prepared, tmp_path):
         dims = {f"f{i}": 4 for i in range(29)} | {"f9": 2, "f29": last}
         train_dims(wide, dims, 4, short, NETWORK, QUIET, tmp_path)
     assert len(list(tmp_path.iterdir())) == 6 and max(len(p.name) for p in tmp_path.iterdir()) < 80
+
+
+@pytest.fixture(scope="module")
+def numbers():
+    return prepare(BASE, "click", min_count=2, numerical={"price": "fine", "hour": "fine"})
+
+
+KINDS_ASKED = {"price": "periodic", "hour": "tree"}
+
+
+def stretched():
+    """Other numbers in the same order, so that all ids are the same."""
+    frame = BASE.assign(hour=BASE.hour**2)
+    return prepare(frame, "click", min_count=2, numerical={"price": "fine", "hour": "fine"})
+
+
+@pytest.mark.parametrize("saves", [1, 3])
+def test_a_training_of_numbers_goes_on_as_one_of_others_does(saves, numbers, tmp_path, monkeypatch):
+    run, given = encoded_training(KINDS_ASKED), (numbers, DIMS, 4, TRAIN, NETWORK)
+    whole = run(*given, QUIET)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, saves)
+        with pytest.raises(Interrupted):
+            encoded_training(KINDS_ASKED, tmp_path)(*given, QUIET)
+    epochs, real = [], autodim.method.retrain.train_epoch
+    monkeypatch.setattr(autodim.method.retrain, "train_epoch", lambda *args: epochs.append(1) or real(*args))
+    torch.rand(3)
+    for _ in range(2):  # the second time there is nothing left to train
+        assert same_outcome(encoded_training(KINDS_ASKED, str(tmp_path))(*given, QUIET), whole)
+        assert len(epochs) == len(whole.history) - saves
+    another = replace(QUIET, seed=1)
+    other = encoded_training(KINDS_ASKED, tmp_path)(*given, another)
+    assert same_outcome(other, run(*given, another)) and not same_weights(other.model, whole.model)
+
+
+OTHER_NUMBERS = {
+    "kind": ({"price": "autodis", "hour": "tree"}, {}),
+    "same kinds of other fields": ({"hour": "periodic", "price": "tree"}, {}),
+    "none": ({}, {}),
+    "numbers": (KINDS_ASKED, dict(prepared=stretched())),
+    "dimensions": (KINDS_ASKED, dict(dims=DIMS | {"price": 4})),
+    "settings": (KINDS_ASKED, dict(config=replace(TRAIN, lr=0.02))),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_NUMBERS)
+def test_another_kind_or_another_number_takes_no_state(name, numbers, tmp_path):
+    """Though ids and labels, and so the fingerprint, are the same."""
+    usual = dict(prepared=numbers, dims=DIMS, d_max=4, config=TRAIN, network=NETWORK, runtime=QUIET)
+    kinds, changed = OTHER_NUMBERS[name]
+    assert changed.get("prepared", numbers).data.fingerprint == numbers.data.fingerprint
+    first = encoded_training(KINDS_ASKED, tmp_path)(**usual)
+    run = partial(train_dims, folder=tmp_path) if name == "none" else encoded_training(kinds, tmp_path)
+    other = run(**usual | changed)
+    assert same_outcome(other, (encoded_training(kinds) if kinds else train_dims)(**usual | changed))
+    assert not np.array_equal(other.scores, first.scores)
+
+
+def searched_kinds(monkeypatch) -> list:
+    """What each search of kinds will have found."""
+    found, real = [], autodim.app.workflow.search_encodings
+    monkeypatch.setattr(autodim.app.workflow, "search_encodings", lambda *of: found.append(real(*of)) or found[-1])
+    return found
+
+
+def same_kinds(one, other) -> bool:
+    return (
+        one.encodings == other.encodings
+        and one.alpha.equal(other.alpha)
+        and same_weights(one.model, other.model)
+        and all(one.history[name].equal(other.history[name]) for name in one.history)
+    )
+
+
+@pytest.mark.filterwarnings("ignore:the search of kinds")
+@pytest.mark.parametrize("saves", [1, 2])
+def test_a_search_of_kinds_goes_on_as_if_it_had_not_been_interrupted(saves, numbers, tmp_path, monkeypatch):
+    found = searched_kinds(monkeypatch)
+    run = partial(search_kinds, numbers, {"price": "auto", "hour": "tree"}, DIMS, SEARCH, NETWORK, QUIET)
+    whole = run()
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, saves)
+        with pytest.raises(Interrupted):
+            run(tmp_path)
+    epochs, real = [], autodim.method.search.run_epoch
+    monkeypatch.setattr(autodim.method.search, "run_epoch", lambda *args: epochs.append(1) or real(*args))
+    torch.rand(3)
+    for _ in range(2):
+        assert run(tmp_path) == whole and whole["hour"] == "tree"
+        assert same_kinds(found[-1], found[0]) and len(epochs) == 3 - saves
+    assert [p.name for p in tmp_path.iterdir()] == ["train-kinds.state"]
+
+
+@pytest.mark.filterwarnings("ignore:the search of kinds")
+@pytest.mark.parametrize("changed", [
+    dict(asked={"price": "auto", "hour": "auto"}), dict(asked={"price": "auto"}), dict(prepared=stretched()),
+    dict(dims=DIMS | {"price": 4}), dict(runtime=replace(QUIET, seed=1)), dict(config=replace(SEARCH, f=3)),
+], ids=["fields", "field", "numbers", "dimensions", "seed", "settings"])  # fmt: skip
+def test_another_search_of_kinds_takes_no_state(changed, numbers, tmp_path, monkeypatch):
+    found = searched_kinds(monkeypatch)
+    usual = dict(prepared=numbers, asked={"hour": "auto"}, dims=DIMS, config=SEARCH, network=NETWORK, runtime=QUIET)
+    assert changed.get("prepared", numbers).data.fingerprint == numbers.data.fingerprint
+    search_kinds(**usual, folder=tmp_path)
+    search_kinds(**usual | changed, folder=tmp_path)
+    search_kinds(**usual | changed)
+    assert same_kinds(found[1], found[2]) and not same_weights(found[0].model, found[1].model)
+
+
+@pytest.mark.filterwarnings("ignore:the search of kinds")
+def test_kinds_are_searched_at_the_size_in_which_they_are_trained(numbers, monkeypatch):
+    """A field of width 2 beside one of width 4 has half the numbers, in the search as afterwards."""
+    found = searched_kinds(monkeypatch)
+    search_kinds(numbers, {"price": "auto", "hour": "auto"}, DIMS | {"price": 4, "hour": 2}, SEARCH, NETWORK, QUIET)
+    for mixture, width in zip(found[0].model.mixtures, (4, 2)):
+        sizes = [sum(q.numel() for q in table.parameters()) for table in mixture.tables]
+        assert sizes[0] == 21 * width and max(sizes) <= 21 * width and sizes[-1] == 0  # buckets; all; left out
+
+
+def test_a_search_of_kinds_that_decided_nothing_says_so(numbers):
+    run = partial(search_kinds, numbers, {"price": "auto", "hour": "tree"}, DIMS, network=NETWORK, runtime=QUIET)
+    with pytest.warns(UserWarning, match="kinds for price decided nothing: 6 steps of α left its entropy at 1.00"):
+        run(config=replace(SEARCH, alpha_lr=1e-4))
+    with pytest.warns(UserWarning, match="decided nothing: 1 steps of α"):
+        run(config=replace(SEARCH, f=1000, alpha_lr=5.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(config=replace(SEARCH, f=1, alpha_lr=1.0))
 
 
 def test_an_outcome_by_its_own_model_and_explicit_sums(prepared):

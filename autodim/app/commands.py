@@ -310,17 +310,17 @@ def export_command(options: argparse.Namespace) -> Answer:
             found = judged.judged()
             key = f"val_{found.before._fields[0]}"
             cost = {"bytes": within.row_bytes(), key: [found.before[0], found.after[0]], "loss": found.loss,
-                    "interval": found.interval()}
+                    "interval": None if math.isnan(found.error) else found.interval()}
     except ValueError as error:
         more = " (of the model as it was trained: --uncompressed)" if made_from != folder else ""
         raise ValueError(f"{error}{more}") from None
     sizes = {str(path): path.stat().st_size for path in files}
     text = "\n".join(f"{n:>12,} bytes  {path}" for path, n in sizes.items())
     if cost:
-        low, high = cost["interval"]
+        known = "{:.3f}, {:.3f}".format(*cost["interval"]) if cost["interval"] else "too few of them for an interval"
         units = "AUC points" if "val_auc" in cost else f"{found.before.unit}, as {found.before.worse},"
         text += (f"\nFBGEMM's rows take {cost['bytes']:,} bytes and lose {cost['loss']:.3f} {units} on the "
-                 f"validation rows [{low:.3f}, {high:.3f}]")
+                 f"validation rows [{known}]")
     return {"run": str(folder), "files": sizes} | ({"fbgemm": cost} if cost else {}), text
 
 # %% ../../nbs/app/08_commands.ipynb #938fcd4b

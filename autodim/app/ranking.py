@@ -221,7 +221,8 @@ def packed_towers(data: Interactions, model: TwoTowers, s: RankerSettings, wides
 
 # %% ../../nbs/app/11_ranking.ipynb #5b110010
 MOST_ITEMS = 10_000  # for methods that hold a matrix of item and item
-RIVALS = {"popularity": [{}], "item-kNN": [{"k": k, "shrinkage": b} for k in (20, 100, 500) for b in (10, 100, 1000)],
+RIVALS = {"popularity": [{}],
+          "item-kNN": [{"k": k, "shrinkage": b} for k in (20, 100, 500, 2000) for b in (10, 100, 1000)],
           "EASE": [{"regularisation": r} for r in (10, 30, 100, 300, 1000, 3000)]}
 
 

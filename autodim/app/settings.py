@@ -131,10 +131,13 @@ def read_counts(text: str) -> tuple[int, ...]:
 def read_buckets(text: str) -> dict[str, int | str]:
     """"price:10,age:auto" as {"price": 10, "age": "auto"}: how numerical columns are cut, or embedded."""
     pairs, words = [part.rpartition(":") for part in split_names(text)], ("criteo", *ENCODINGS)
+    names = [read_name(name) for name, _, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise argparse.ArgumentTypeError(f"{text!r}: column {twice[0]!r} is there twice; give it one rule")
     if not all(name and (rule in words or rule.isdecimal()) for name, _, rule in pairs):
         raise argparse.ArgumentTypeError(f"{text!r}: expected COLUMN:BUCKETS, such as price:10 or price:criteo, or how "
                                          f"it is embedded, such as price:auto ({', '.join(ENCODINGS)})")
-    return {read_name(name): rule if rule in words else int(rule) for name, _, rule in pairs}
+    return {name: rule if rule in words else int(rule) for name, (_, _, rule) in zip(names, pairs)}
 
 
 def read_as(kind: type, words: str, text: str) -> object:

@@ -27,8 +27,8 @@ from .export import Within
 from .settings import BACKBONES, Settings, encodings_asked, settings_to_dict
 from .storage import Trained
 from autodim.app.workflow import (
-    auc_covariance, auc_space_curve, choose, combined_interval, make_record, rivals, search_checkpoint, search_dims,
-    search_kinds, task_record, train_dims, train_encoded, uniform_within,
+    auc_covariance, auc_space_curve, choose, combined_interval, encoded_training, make_record, rivals,
+    search_checkpoint, search_dims, search_kinds, task_record, train_dims, uniform_within,
 )  # fmt: skip
 from ..data.batches import Data, Part, Task, joined
 from ..data.table import Prepared
@@ -207,7 +207,7 @@ def asked_numbers(settings: Settings, prepared: Prepared) -> dict[str, str]:
 def kinds_of(s: Settings, prepared: Prepared, dims: Mapping[str, int], runtime: Runtime) -> dict[str, str]:
     """The kind of each field that is embedded as a number, by settings of `fitted_settings`; see `search_kinds`."""
     config = search_config(s, len(prepared.data.train.labels))
-    return search_kinds(prepared, asked_numbers(s, prepared), dims, config, network_of(s), runtime)
+    return search_kinds(prepared, asked_numbers(s, prepared), dims, config, network_of(s), runtime, s.folder)
 
 
 def numbers_of(kinds: Mapping[str, str], record: Mapping[str, object]) -> dict[str, object]:
@@ -251,10 +251,14 @@ def check_task(s: Settings, task: Task) -> None:
 
 
 def task_change(labels: np.ndarray, before: np.ndarray, after: np.ndarray, task: Task) -> dict[str, object]:
-    """Measures of two models' outputs on the same rows, and how much worse the second is, as `Judged.loss` counts."""
+    """Measures of two models' outputs on the same rows, and how much worse the second is, as `Judged.loss` counts.
+
+    The ends of its interval are None where the rows are too few for one.
+    """
     one, two, error = judged(*map(torch.from_numpy, (before, after, labels)), task)
-    loss, half = one.loss(two), 196 * error
-    return {"before": one._asdict(), "after": two._asdict(), "mean": loss, "low": loss - half, "high": loss + half}
+    loss, half, known = one.loss(two), 196 * error, not math.isnan(error)
+    return {"before": one._asdict(), "after": two._asdict(), "mean": loss, "low": loss - half if known else None,
+            "high": loss + half if known else None}
 
 # %% ../../nbs/app/05_steps.ipynb #87d6ee97
 def all_rows(data: Data) -> Data:
@@ -308,8 +312,8 @@ def train_step(
     check_task(s, data.task)
     chosen, two = dict(dims or choose_dims(s, prepared, found.alpha)), data.task == Task()
     kinds = kinds_of(s, prepared, chosen, runtime)
-    train = partial(train_encoded, kinds=kinds) if kinds else train_dims
-    kept = train if kinds else partial(train_dims, folder=s.folder)
+    train, kept = (encoded_training(kinds, folder) if kinds else partial(train_dims, folder=folder)
+                   for folder in (None, s.folder))
     choices, *others = trained_choices(s, prepared, chosen, config, runtime, kept)
     curve, own = curve_of(s, prepared, found), choices["AutoDim"]
     calibration = calibrated(own, data) if s.calibrate and two else (1.0, 0.0)

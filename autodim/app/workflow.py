@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['ENTROPY', 'HANDFUL', 'SAME', 'NO_VERDICT', 'UNIFORM_WORDS', 'Trial', 'GROUPS', 'task_key', 'search_checkpoint',
-           'search_dims', 'decision', 'undecided_words', 'choose', 'train_dims', 'uniform_within', 'rivals',
-           'search_kinds', 'train_encoded', 'combined_interval', 'Difference', 'interval_words', 'mean_val_aucs',
-           'equal_space_rival', 'budget_rival', 'auc_covariance', 'differences', 'auc_space_curve', 'choice_record',
-           'model_bytes', 'mean_logloss', 'shared_record', 'make_record', 'task_baseline', 'measure_error',
-           'loss_differences', 'number_groups', 'class_rows', 'task_record']
+           'search_dims', 'decision', 'undecided_words', 'choose', 'numbers_key', 'train_checkpoint', 'train_dims',
+           'uniform_within', 'rivals', 'encoding_of', 'search_kinds', 'encoded_training', 'combined_interval',
+           'Difference', 'interval_words', 'mean_val_aucs', 'equal_space_rival', 'budget_rival', 'auc_covariance',
+           'differences', 'auc_space_curve', 'choice_record', 'model_bytes', 'mean_logloss', 'shared_record',
+           'make_record', 'task_baseline', 'measure_error', 'few_words', 'loss_differences', 'number_groups',
+           'class_rows', 'task_record']
 
 # %% ../../nbs/app/00_workflow.ipynb #0d8d1853
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +30,7 @@ from ..memory.budget import budget_parameters, dims_within, space_curve, table_b
 from ..data.batches import Data, Task
 from ..data.columns import BUCKETS
 from ..memory.compress import judged
-from ..method.metrics import METRICS, delong, measure, row_losses
+from ..method.metrics import FEW, METRICS, delong, mean_error, measure, row_losses
 from ..study.inference import MARGIN, Z, half_width
 from ..method.lookup import uniform_candidates
 from ..method.selection import entropy
@@ -42,6 +44,7 @@ from ..method.retrain import TrainConfig
 from ..method.search import SearchConfig, SearchResult, search, supernet_outputs
 from ..study.runs import environment, search_record
 from ..data.table import Prepared
+from ..data.vocabulary import vocabulary_to_dict
 
 # %% ../../nbs/app/00_workflow.ipynb #28baf4e5
 def task_key(data: Data) -> list[dict[str, object]]:
@@ -97,17 +100,36 @@ def choose(
     return dims_within(alpha, uniform_candidates(len(fields), dims), fields, rows, budget, multiple)
 
 # %% ../../nbs/app/00_workflow.ipynb #e385adfb
+def numbers_key(data: Data, fields: Collection[str]) -> list[dict[str, object]]:
+    """What the functions of these fields of numbers depend on, their ids apart: the numbers that the ids stand for."""
+    return [vocabulary_to_dict(v) for v in data.vocabularies if v.name in fields]
+
+
+def train_checkpoint(
+    prepared: Prepared, dims: Mapping[str, int], config: TrainConfig, network: Network, seed: int,
+    folder: str | Path | None, kinds: Mapping[str, str] | None = None,
+) -> FileCheckpoint | None:  # fmt: skip
+    """Where the state of a training is kept, a file for each choice and seed; None without a folder.
+
+    Args:
+        kinds: of the fields that are embedded as numbers, which the key has then, and the numbers.
+    """
+    data, widths = prepared.data, [dims[field] for field in prepared.data.fields]
+    of_numbers = [dict(kinds), numbers_key(data, kinds)] if kinds else []
+    named = [*(widths if len(set(widths)) > 1 else widths[:1]), *(kinds or {}).values()]
+    file = "train-" + "-".join(map(str, named))
+    file = (file if len(file) < 60 else "train-" + key_of(widths, *of_numbers[:1])) + f".seed{seed}"
+    of = (data.fingerprint, *task_key(data), asdict(config), asdict(network), widths, seed, *of_numbers)
+    return file_checkpoint(folder, file, *of)
+
+
 def train_dims(
     prepared: Prepared, dims: Mapping[str, int], d_max: int, config: TrainConfig = TrainConfig(),
     network: Network = Network(), runtime: Runtime = Runtime(), folder: str | Path | None = None,
 ) -> Choice:  # fmt: skip
     """Train and score a choice of dimensions by `train_choice`; with a folder, where each has a file, it goes on."""
-    data, widths = prepared.data, [dims[field] for field in prepared.data.fields]
-    file = "train-" + "-".join(map(str, widths if len(set(widths)) > 1 else widths[:1]))
-    file = (file if len(file) < 60 else "train-" + key_of(widths)) + f".seed{runtime.seed}"
-    of = (data.fingerprint, *task_key(data), asdict(config), asdict(network), widths, runtime.seed)
-    kept = file_checkpoint(folder, file, *of)
-    return train_choice(data, dims, d_max, config, network, replace(runtime, checkpoint=kept))
+    kept = train_checkpoint(prepared, dims, config, network, runtime.seed, folder)
+    return train_choice(prepared.data, dims, d_max, config, network, replace(runtime, checkpoint=kept))
 
 # %% ../../nbs/app/00_workflow.ipynb #82fd1322
 def uniform_within(
@@ -134,34 +156,51 @@ def rivals(dims: Mapping[str, int], data: Data, d_max: int, within: int | None =
     return named | {"widest": uniform_dims(data.fields, d_max)}
 
 # %% ../../nbs/app/00_workflow.ipynb #6e300002
+def encoding_of(kind: str, d: int) -> Encoding:
+    """The largest encoding of a kind, for embeddings of width d, with at most the parameters of `BUCKETS` buckets."""
+    return sized(kind, Encoding("buckets", BUCKETS).parameters(d), d)
+
+
 def search_kinds(
     prepared: Prepared, asked: Mapping[str, str], dims: Mapping[str, int], config: SearchConfig = SearchConfig(),
-    network: Network = Network(), runtime: Runtime = Runtime(),
+    network: Network = Network(), runtime: Runtime = Runtime(), folder: str | Path | None = None,
 ) -> dict[str, str]:  # fmt: skip
-    """The kind of each field of numbers: that which is asked for, or, for "auto", what `search_encodings` finds."""
+    """The kind of each field of numbers: that which is asked for, or, for "auto", what `search_encodings` finds.
+
+    With a folder, an interrupted search goes on, and one that has ended is read. Warns of one that decided nothing.
+    """
     auto = tuple(name for name, kind in asked.items() if kind == "auto")
     if not auto:
         return dict(asked)
-    d = max(dims.values())
-    options = tuple(sized(kind, Encoding("buckets", BUCKETS).parameters(d), d) for kind in KINDS)
-    found = search_encodings(prepared.data, dims, Options(auto, options), config, network, runtime)
+    data, options = prepared.data, {name: tuple(encoding_of(kind, dims[name]) for kind in KINDS) for name in auto}
+    of = (data.fingerprint, *task_key(data), asdict(config), asdict(network), [dims[name] for name in data.fields])
+    kept = file_checkpoint(folder, "train-kinds", *of, auto, options, numbers_key(data, auto), runtime.seed)
+    found = search_encodings(data, dims, Options(auto, options), config, network, replace(runtime, checkpoint=kept))
+    if not (decided := decision(found))["decided"]:
+        warnings.warn(f"the search of kinds for {', '.join(auto)} decided nothing: {decided['alpha_steps']} steps of α "
+                      f"left its entropy at {decided['entropy']:.2f} of the largest possible, so the kinds are little "
+                      "better than drawn; name one in `numerical`, or search with more steps of α (a smaller `f` or "
+                      "`batch_size`, more `search_epochs`) or larger ones (`alpha_lr`)", stacklevel=2)
     return {**asked, **{name: encoding.kind for name, encoding in found.encodings.items()}}
 
 
-def train_encoded(
-    prepared: Prepared, dims: Mapping[str, int], d_max: int, config: TrainConfig, network: Network, runtime: Runtime,
-    kinds: Mapping[str, str],
-) -> Choice:  # fmt: skip
-    """Train and score a choice of dimensions with fields of numbers of these kinds, as `train_dims` does others.
+def encoded_training(kinds: Mapping[str, str], folder: str | Path | None = None) -> Callable[..., Choice]:
+    """What trains and scores a choice of dimensions with fields of numbers of these kinds, as `train_dims` does others.
 
-    Each encoding has at most the parameters of `BUCKETS` buckets; the model of the choice has plain tables.
+    It takes `prepared`, `dims`, `d_max`, `config`, `network` and `runtime`. Encodings are those of `encoding_of`; the
+    model of the choice has plain tables.
     """
-    data, clock = prepared.data.to(runtime.device), TimedCheckpoint(runtime)
-    encodings = {name: sized(kind, Encoding("buckets", BUCKETS).parameters(dims[name]), dims[name])
-                 for name, kind in kinds.items()}
-    fitted = train_encodings(data, dims, encodings, config, network, clock.runtime)
-    plain = replace(fitted, model=as_tables(fitted.model.eval(), data.cardinalities))
-    return score_choice(plain, data, dims, d_max, network, clock.seconds())
+    def train(
+        prepared: Prepared, dims: Mapping[str, int], d_max: int, config: TrainConfig, network: Network, runtime: Runtime
+    ) -> Choice:
+        kept = train_checkpoint(prepared, dims, config, network, runtime.seed, folder, kinds)
+        data, clock = prepared.data.to(runtime.device), TimedCheckpoint(replace(runtime, checkpoint=kept))
+        encodings = {name: encoding_of(kind, dims[name]) for name, kind in kinds.items()}
+        fitted = train_encodings(data, dims, encodings, config, network, clock.runtime)
+        plain = replace(fitted, model=as_tables(fitted.model.eval(), data.cardinalities))
+        return score_choice(plain, data, dims, d_max, network, clock.seconds())
+
+    return train
 
 # %% ../../nbs/app/00_workflow.ipynb #b1e94946
 def combined_interval(by_seed: Sequence[float], row_variance: float) -> tuple[float, float, float]:
@@ -377,25 +416,36 @@ def task_baseline(data: Data) -> dict[str, float]:
     return measure(outputs, data.test.labels, data.task)._asdict()
 
 
-def measure_error(outputs: torch.Tensor, labels: torch.Tensor, task: Task) -> float:
-    """The standard error of the first measure of a task, over rows: of the RMSE to first order, or of Logloss."""
+def measure_error(outputs: torch.Tensor, labels: torch.Tensor, task: Task) -> float | None:
+    """The standard error of the first measure of a task, over rows: of the RMSE to first order, or of Logloss.
+
+    None with fewer rows than `FEW`.
+    """
     rows = row_losses(outputs, labels, task)
-    error = float(rows.std() / len(rows) ** 0.5) if len(rows) > 1 else math.inf
-    return error / (2 * float(rows.mean()) ** 0.5) if task.name == "regression" else error
+    error = mean_error(rows) / (2 * float(rows.mean()) ** 0.5 if task.name == "regression" else 1)
+    return None if math.isnan(error) else error
+
+
+def few_words(n: int) -> str:
+    """What so many test rows say, which are fewer than `FEW`."""
+    return f"these test rows cannot tell: {n} {'are' if n != 1 else 'is'} too few for an interval, which takes {FEW}"
 
 
 def loss_differences(trials: Sequence[Trial], labels: torch.Tensor, task: Task) -> list[dict[str, object]]:
     """By how much each rival is worse than the first choice on test rows, in units of `Judged.loss`, 95 % interval.
 
-    In `words`: whether the first choice is better, worse, or these rows cannot tell.
+    In `words`: whether the first choice is better, worse, or these rows cannot tell. With fewer rows than `FEW` they
+    never can: there is no interval, its ends are None.
     """
     made, own = [], next(iter(trials[0]))
     for name in list(trials[0])[1:]:
         pairs = [judged(*(torch.from_numpy(trial[k].scores) for k in (own, name)), labels, task) for trial in trials]
         by_seed = [before.loss(after) for before, after, _ in pairs]
         mean, low, high = combined_interval(by_seed, float(np.mean([(100 * error) ** 2 for *_, error in pairs])))
-        same = trials[0][own].dims == trials[0][name].dims
-        words = SAME if same else "better" if low > 0 else "worse" if high < 0 else "these test rows cannot tell"
+        if few := len(labels) < FEW:
+            low = high = None
+        words = (SAME if trials[0][own].dims == trials[0][name].dims else few_words(len(labels)) if few else
+                 "better" if low > 0 else "worse" if high < 0 else "these test rows cannot tell")
         made.append({"rival": name, "mean": mean, "low": low, "high": high, "words": words})
     return made
 
@@ -404,13 +454,12 @@ GROUPS = 10  # of test rows, by the predicted number
 
 
 def number_groups(predicted: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
-    """Rows in groups of equal size by their predicted number [n]: its mean, and the labels' with a 95 % interval."""
+    """Rows in groups of equal size by their predicted number [n]: its mean, and the labels' with a 95 % t interval."""
     made = []
     for rows in np.array_split(np.argsort(predicted, kind="stable"), min(GROUPS, len(predicted))):
         y = labels[rows]
-        half = Z * y.std(ddof=1) / len(y) ** 0.5 if len(y) > 1 else None
         made.append({"rows": len(y), "predicted": float(predicted[rows].mean()), "label": float(y.mean()),
-                     "half": None if half is None else float(half)})
+                     "half": half_width(y) if len(y) > 1 else None})
     return made
 
 

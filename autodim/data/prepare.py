@@ -60,8 +60,10 @@ def check_kind(table: EncodedTable, name: str, rule: Rule) -> None:
     wrong = (as_kind(values, rule.kind).is_null() & values.is_not_null()).to_numpy()
     if wrong.any():
         row, code = table.locate(name, np.append(wrong, False))
-        raise DataError(f"{row}: column {name!r}: {values[code]!r} is no {rule.kind} value, as others are (in all "
-                        f"{wrong.sum():,} such values); make it missing, or take the column as it is")
+        why = (f"as others are (in all {wrong.sum():,} such values); make it missing, or take the column as it is"
+               if not wrong.all() else "and none of the column's values is one; name the column in `categorical`"
+               + ", not in `numerical`" * (rule.buckets is not None))
+        raise DataError(f"{row}: column {name!r}: {values[code]!r} is no {rule.kind} value, {why}")
 
 
 def read_labels(table: EncodedTable, name: str, classes: Sequence[Sequence[str]]) -> np.ndarray:

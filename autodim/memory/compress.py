@@ -28,7 +28,7 @@ from autodim.memory.allocation import (
 from .packing import PackedTables, pack
 from .sensitivity import Groups, frequency_groups, model_tables, sample_rows, sensitivities
 from ..method.lookup import FieldEmbedding
-from ..method.metrics import Measured, delong, measure, predict, row_losses
+from ..method.metrics import Measured, delong, mean_error, measure, predict, row_losses
 from ..training.distributed import Processes
 
 # %% ../../nbs/memory/04_compress.ipynb #b3fdc0f4
@@ -104,7 +104,7 @@ class Judged:
     """What is known of a model by the metrics of validation rows `before` and `after` its tables were packed.
 
     `error` is the standard error of the difference of the two AUCs, DeLong's; NaN with too few rows of a class. Of
-    other tasks, it is a hundredth of that of `loss`.
+    other tasks, it is a hundredth of that of `loss`; NaN with fewer rows than `FEW`.
     """
 
     before: Measured
@@ -133,15 +133,15 @@ def judged(
 ) -> tuple[Measured, Measured, float]:  # fmt: skip
     """Metrics of the scores [n] of two models on the same rows, and the standard error of the AUCs' difference.
 
-    Of other tasks, outputs of two models, and a hundredth of the standard error of `Judged.loss`.
+    Of other tasks, outputs of two models, and a hundredth of the standard error of `Judged.loss`, NaN with few rows.
     """
     one, two = measure(before, labels, task), measure(after, labels, task)
     if task.name != "binary":
         rows = row_losses(before, labels, task), row_losses(after, labels, task)
         if task.name == "regression":  # of the ratio of two roots of means, to first order
             rows = [squares / (2 * squares.mean()) for squares in rows]
-            return one, two, float((rows[1] - rows[0]).std() / len(labels) ** 0.5) * two.rmse / one.rmse
-        return one, two, float((rows[1] - rows[0]).std() / len(labels) ** 0.5)
+            return one, two, mean_error(rows[1] - rows[0]) * two.rmse / one.rmse
+        return one, two, mean_error(rows[1] - rows[0])
     few = min(labels.sum(), len(labels) - labels.sum()) < 2
     covariance = None if few else delong(labels.cpu().numpy(), [before.cpu().numpy(), after.cpu().numpy()])[1]
     variance = math.nan if few else covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
@@ -164,8 +164,8 @@ def fewest(
         ValueError: what has all bits costs more, or, where it is to be `sure`, may do so.
     """
     if sure and math.isnan(best.error):
-        raise ValueError(f"max_loss={max_loss}: the validation rows have too few of a class for an interval of the loss"
-                         "; give a budget of bytes, or sure=False")
+        raise ValueError(f"max_loss={max_loss}: the validation rows are too few, or too few of a class for an interval "
+                         "of the loss; give a budget of bytes, or sure=False")
     if not best.keeps_to(max_loss, sure):
         high = f", or by its interval up to {best.interval()[1]:.3f}" if sure else ""
         raise ValueError(f"max_loss={max_loss}: with {MAX_BITS} bits for every component {best.before.worse} by "

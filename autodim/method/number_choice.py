@@ -44,20 +44,25 @@ class Options:
     """The encodings that each of some fields of numbers may have.
 
     Raises:
-        ValueError: there is no field, or fewer than two encodings.
+        ValueError: there is no field, one has no encodings, fewer than two, or not as many as another.
     """
 
     fields: tuple[str, ...]
-    encodings: tuple[Encoding, ...]
+    encodings: tuple[Encoding, ...] | Mapping[str, tuple[Encoding, ...]]  # of all [N]; or by field, [N] each
 
     def __post_init__(self) -> None:
-        if not self.fields or len(self.encodings) < 2:
+        many = {len(self.of(name)) for name in self.fields}
+        if len(many) != 1 or min(many) < 2:
             raise ValueError(f"fields {self.fields}, encodings {self.encodings}: expected at least one field of "
-                             "numbers and two encodings to choose from")
+                             "numbers and two encodings to choose from, as many for each field")
+
+    def of(self, field: str) -> tuple[Encoding, ...]:
+        """The encodings of a field [N]."""
+        return self.encodings.get(field, ()) if isinstance(self.encodings, Mapping) else self.encodings
 
     def mask(self) -> torch.Tensor:
         """Which field may have which encoding: all, bool [M, N]."""
-        return torch.ones(len(self.fields), len(self.encodings), dtype=torch.bool)
+        return torch.ones(len(self.fields), len(self.of(self.fields[0])), dtype=torch.bool)
 
 
 class NumberSearchModel(nn.Module):
@@ -75,7 +80,7 @@ class NumberSearchModel(nn.Module):
         self.norm = BatchNorm(sum(of_others), affine=False) if of_others else None
         grids = [number_grid(data.vocabularies[m], data.train.ids[:, m], data.train.labels, data.task)
                  for m in self.numbers]
-        self.mixtures = nn.ModuleList(FieldMixture([NumberTable(g, e, widths[m]) for e in options.encodings])
+        self.mixtures = nn.ModuleList(FieldMixture([NumberTable(g, e, widths[m]) for e in options.of(g.name)])
                                       for m, g in zip(self.numbers, grids))
         self.selection = Selection(options)
         order = [*self.others, *self.numbers]
@@ -122,5 +127,5 @@ def search_encodings(
     alpha = model.selection.alpha().detach().cpu()
     if not alpha.isfinite().all():
         raise ValueError("α is not a number; did the search diverge? Try a smaller learning rate")
-    found = {name: options.encodings[n] for name, n in zip(options.fields, alpha.argmax(1).tolist())}
+    found = {name: options.of(name)[n] for name, n in zip(options.fields, alpha.argmax(1).tolist())}
     return NumberChoice(found, alpha, history, model)

@@ -63,7 +63,7 @@ def number_grid(vocabulary: Vocabulary, ids: torch.Tensor, labels: torch.Tensor,
         why = "" if apart else "its values are too close to each other, or too far apart, for a double"
     if why:
         raise ValueError(f"field {vocabulary.name!r} cannot be embedded as a number: {why}; take a number of "
-                         "buckets for it, or leave it out")
+                         "buckets for it in `numerical`, or name it in `exclude`")
     own = ids.cpu().long()
     there = (own > 0) & (own <= len(bins))
     of = labels.cpu().unsqueeze(1)
