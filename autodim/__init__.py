@@ -2,7 +2,7 @@
 __version__ = "0.1.0"
 
 PLACES = {
-    "AutoDim": "app.estimator", "load": "app.estimator", "prepare": "data.table",
+    "AutoDim": "app.estimator", "AutoDimRanker": "app.ranker", "load": "app.ranker", "prepare": "data.table",
     "search": "method.search", "SearchConfig": "method.search",
     "retrain": "method.retrain", "TrainConfig": "method.retrain", "compress": "memory.compress",
 }  # fmt: skip

@@ -26,7 +26,7 @@ from autodim.method.backbones import (
 )  # fmt: skip
 from autodim.data.batches import Part
 from autodim.data.vocabulary import Vocabulary
-from autodim.app.estimator import AutoDim, load
+from autodim import AutoDim, load
 from autodim.app.export import write_exports, write_onnx
 from autodim.app.storage import Trained
 from autodim.data.columns import Schema

@@ -25,7 +25,7 @@ from written import call
 from autodim.app.cli import main, make_parser
 from autodim.app.commands import COMMANDS
 from autodim.app.run import prepare_command
-from autodim.app.estimator import AutoDim, load
+from autodim import AutoDim, load
 from autodim.app.settings import ENCODINGS, FORMATS, read_buckets, read_bytes, read_counts, read_names
 from autodim.data.split import SplitOptions
 from autodim.app.export import write_exports

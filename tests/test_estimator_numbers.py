@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from sklearn.base import clone
 
-from autodim.app.estimator import AutoDim, load
+from autodim import AutoDim, load
 from autodim.app.export import write_onnx
 from autodim.data.files import DataError
 from autodim.data.table import encode_rows

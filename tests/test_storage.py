@@ -26,7 +26,7 @@ from autodim.data.files import DataError
 from autodim.data.vocabulary import Vocabulary, fit_vocabulary
 from autodim.method.models import DLRS
 from autodim.training.checkpoint import FileCheckpoint, key_of
-from autodim.app.storage import FORMAT, PACKED_FORMAT, TASK_FORMAT, Trained, load_trained, save_trained
+from autodim.app.storage import FORMAT, PACKED_FORMAT, READABLE, Trained, load_trained, save_trained
 from autodim.data.columns import Schema
 from autodim.data.table import encode_rows
 
@@ -380,8 +380,8 @@ DAMAGES = {
         "model.json is damaged or not a model's description",
     ),
     "another format": (
-        changed(format=TASK_FORMAT + 1, autodim="9.9"),
-        r"has format 6, this autodim \(.*\) reads 5: .* autodim 9.9; load it with",
+        changed(format=max(READABLE) + 1, autodim="9.9"),
+        r"has format 7, this autodim \(.*\) reads 6: .* autodim 9.9; load it with",
     ),
     "no dims": (changed(dims=None), "model.json is not what was saved .KeyError: .dims.*; save it again"),
     "no hash": (changed(sha256=None), "model.json is damaged: it does not say which file has the weights"),

@@ -10,7 +10,7 @@ import torch
 from test_task_estimator import LABELS, NAMES, X
 from written import call
 
-from autodim.app.estimator import AutoDim, load
+from autodim import AutoDim, load
 from autodim.app.workflow import search_checkpoint
 from autodim.data.batches import Task
 from autodim.data.columns import ColumnOptions
@@ -146,7 +146,7 @@ BAD = [
      "no training row, these being the oldest, has 'c'"),
     (["--task", "classes"], {"size": [None, *"abc" * 499, "a", "b"]}, r"t.csv, row 0 \(counted from 0\): label 'size': missing, expected a or b or c"),
     (["--task", "regresion"], {"size": LABELS["regression"]}, "--task regresion: expected 'auto', 'binary', 'regression' or"),
-    (["--task", "retrieval"], {"size": LABELS["regression"]}, r"--task retrieval: .*recommend\(\), as guide_retrieval shows"),
+    (["--task", "retrieval"], {"size": LABELS["regression"]}, r"--task retrieval: .*AutoDimRanker in Python, as guide_retrieval shows"),
     (["--task", "regression", "--positive", ">=4"], {"size": LABELS["regression"]}, "--task regression and --positive >=4"),
     ([], {"size": LABELS["classes"]}, "take --task classes or --task regression"),
 ]

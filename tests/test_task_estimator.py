@@ -11,7 +11,8 @@ from scipy.special import softmax
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.metrics import accuracy_score, log_loss, r2_score, root_mean_squared_error
 
-from autodim.app.estimator import AutoDim, Report, load
+from autodim import AutoDim, load
+from autodim.app.estimator import Report
 from autodim.app.export import write_exports, write_onnx
 from autodim.app.page import advice, cautions, page
 from autodim.app.workflow import loss_differences
@@ -168,7 +169,7 @@ BAD = [
     ({"task": "regression"}, 1.7e9 + np.arange(len(X)) % 60, "differ too little to be told apart in 32 bits; subtract a constant"),
     ({"task": "classes"}, [f"c{k}" for k in range(len(X))], "1,500 classes, expected 1,000 at most.*recommend"),
     ({"task": "classes", "positive": "top"}, LABELS["classes"], "task='classes' and positive='top'.*give one of the two"),
-    ({"task": "ranking"}, LABELS["classes"], r"task='ranking': a label of each row .* recommend\(\), as guide_retrieval shows"),
+    ({"task": "ranking"}, LABELS["classes"], r"task='ranking': a label of each row .* autodim.AutoDimRanker in Python, as guide_retrieval shows"),
     ({"task": "regresion"}, LABELS["classes"], "task='regresion': expected 'auto', 'binary', 'regression' or 'classes'"),
     ({}, LABELS["classes"], r"4 distinct values .*take task='classes' or task='regression'"),
 ]

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from written import call
 
-from autodim.app.estimator import AutoDim, load
+from autodim import AutoDim, load
 from autodim.data.columns import ColumnOptions, ReadOptions, positive_labels
 from autodim.data.files import DataError
 from autodim.data.prepare import read_manifest

@@ -10,7 +10,7 @@ import torch
 from sklearn.model_selection import cross_val_score
 from written import call
 
-from autodim.app.estimator import AutoDim, load
+from autodim import AutoDim, load
 from autodim.app.export import write_exports
 from autodim.app.page import facts, page
 from autodim.app.settings import table_options

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Table', 'has_names', 'as_frame', 'with_label', 'Report', 'has_chances', 'TrainedModel', 'TrainedClassifier', 'packs',
-           'AutoDim', 'load']
+           'AutoDim', 'load_autodim']
 
 # %% ../../nbs/app/06_estimator.ipynb #7a4df497
 import warnings
@@ -25,13 +25,13 @@ from sklearn.utils import RegressorTags, Tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .page import page, summary, write_page
+from .page import page, summary
 from .settings import Settings, check_settings, documented
 from .settings import settings_from_dict, settings_to_dict, table_options
 from .steps import asked_numbers, check_budget, check_task, compress_step, search_step, train_step
 from .storage import Trained, load_trained, read_with_care, save_trained
 from ..data.batches import Part
-from ..data.files import DataError
+from ..data.files import DataError, write_bytes
 from ..data.columns import ColumnOptions, Schema, positive_labels
 from ..data.split import SplitOptions
 from ..data.table import encode_rows, frame_of, is_frame, prepare, read_table
@@ -101,17 +101,22 @@ class Report:
     def __str__(self) -> str:
         return summary(self.record)
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        return str(self)
+
+    def html(self) -> str:
+        """The page, one HTML document that loads nothing."""
+        return page(self.record)
 
     def _repr_html_(self) -> str:
         "The page in a frame of its own, lest its style reach the notebook's; as high as what it holds."
         grow = "this.style.height = this.contentDocument.documentElement.scrollHeight + 'px'"
-        return (f'<iframe title="Report" srcdoc="{escape(page(self.record))}" sandbox="allow-same-origin" '
+        return (f'<iframe title="Report" srcdoc="{escape(self.html())}" sandbox="allow-same-origin" '
                 f'onload="{grow}" style="width: 100%; height: 40rem; border: 0"></iframe>')
 
     def save(self, path: str | Path) -> Path:
-        """Write the page as HTML."""
-        write_page(self.record, path)
+        """Write the page as HTML; DataError: the file cannot be written."""
+        write_bytes(path, self.html().encode())
         return Path(path)
 
 # %% ../../nbs/app/06_estimator.ipynb #573ae580
@@ -274,8 +279,8 @@ class AutoDim(TrainedClassifier, Settings):
 
 # %% ../../nbs/app/06_estimator.ipynb #f4bfeb7f
 @read_with_care()
-def load(folder: str | Path) -> AutoDim:
-    """Read a fitted estimator that was saved: it predicts and reports; α, curve and rivals live on in its record.
+def load_autodim(folder: str | Path) -> AutoDim:
+    """Read a fitted `AutoDim` that was saved: it predicts and reports; α, curve and rivals live on in its record.
 
     Raises:
         DataError: a file is missing, cut short, changed, or of another format.

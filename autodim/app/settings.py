@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['BACKBONES', 'FORMATS', 'ENCODINGS', 'COUNT', 'COUNT_OR_NONE', 'SEED', 'SHARE', 'PART', 'BUDGET', 'BYTES',
-           'PART_OR_NONE', 'RATE', 'RATE_OR_NONE', 'DECAY', 'BATCH', 'TRUTH', 'NAMES', 'NAMES_OR_NONE', 'MARK', 'POINT',
-           'RULE', 'TEXTS', 'LAYERS', 'RANKING', 'TASK', 'CANDIDATES', 'VARIANT', 'NETWORK', 'DEVICE', 'FOLDER', 'ANY',
-           'HINTS', 'SETTINGS', 'BEFORE', 'Range', 'is_number', 'is_whole', 'are_whole', 'is_backbone', 'split_names',
-           'read_name', 'read_names', 'read_counts', 'read_buckets', 'read_as', 'read_bytes', 'read_path', 'read_mark',
-           'Setting', 'MethodSettings', 'Settings', 'check_settings', 'settings_to_dict', 'settings_from_dict',
-           'encodings_asked', 'table_options', 'add_flags', 'given', 'as_flags', 'shell_words', 'documented',
-           'settings_table']
+           'PART_OR_NONE', 'RATE', 'RATE_OR_NONE', 'DECAY', 'BATCH', 'PAIRS', 'TRUTH', 'NAMES', 'NAMES_OR_NONE', 'MARK',
+           'POINT', 'RULE', 'TEXTS', 'LAYERS', 'COLUMNS', 'RANKING', 'TASK', 'CANDIDATES', 'VARIANT', 'NETWORK',
+           'DEVICE', 'FOLDER', 'ANY', 'HINTS', 'SETTINGS', 'BEFORE', 'Range', 'is_number', 'is_whole', 'are_whole',
+           'is_backbone', 'split_names', 'read_name', 'read_names', 'read_counts', 'read_buckets', 'read_as',
+           'read_bytes', 'read_path', 'read_mark', 'Setting', 'MethodSettings', 'Settings', 'declared', 'check_ranges',
+           'check_settings', 'settings_to_dict', 'settings_from_dict', 'encodings_asked', 'table_options', 'add_flags',
+           'given', 'as_flags', 'shell_words', 'documented', 'settings_table']
 
 # %% ../../nbs/app/04_settings.ipynb #624cbbad
 import argparse
@@ -76,6 +76,7 @@ RATE = Range(lambda v: is_number(v) and 0 < v < math.inf, "a positive number")
 RATE_OR_NONE = Range(lambda v: v is None or RATE.check(v), "None, or a positive number")
 DECAY = Range(lambda v: is_number(v, 0), "a number from 0")
 BATCH = Range(lambda v: v is None or is_whole(v, 2), "None, or a whole number from 2")
+PAIRS = Range(lambda v: is_whole(v, 2), "a whole number from 2")
 TRUTH = Range(lambda v: isinstance(v, bool) or getattr(v, "dtype", None) == bool and v.ndim == 0, "True or False")
 NAMES = Range(lambda v: isinstance(v, Collection) and not isinstance(v, str), "a list of columns, such as ['user']")
 NAMES_OR_NONE = Range(lambda v: v is None or NAMES.check(v) and len({*v}) == len(v) > 0 and {*map(type, v)} == {str},
@@ -87,6 +88,8 @@ RULE = Range(lambda v: v is None or isinstance(v, str) and v.strip("=<> ") != ""
              "None, or a text such as '>=4' or 'yes'")
 TEXTS = Range(NAMES.check, "a list of texts, such as ['NA', '-']")
 LAYERS = Range(are_whole, "widths of layers, such as (512, 512)")
+COLUMNS = Range(lambda v: NAMES.check(v) and len({*v}) == len(v) > 0 and {*map(type, v)} == {str},
+                "a list of different columns, such as ['user', 'age'], the first of which says who it is")
 RANKING = ("retrieval", "ranking", "recommendation")  # asked for as a task, and another door
 TASK = Range(lambda v: isinstance(v, str) and v in ("auto", "binary", "regression", "classes"),
              "'auto', 'binary', 'regression' or 'classes'")
@@ -302,22 +305,34 @@ class Settings(MethodSettings):
         FOLDER)] = None
     progress: Annotated[bool, Setting("show progress bars", TRUTH)] = False
 
+# %% ../../nbs/app/04_settings.ipynb #ab665d30
+def declared(cls: type) -> dict[str, Setting]:
+    """The settings of a dataclass by name; its signature shows plain types from now on."""
+    cls.__init__.__annotations__ = get_type_hints(cls) | {"return": None}
+    hints = get_type_hints(cls, include_extras=True)
+    return {name: hints[name].__metadata__[0] for name in cls.__dataclass_fields__}
 
-HINTS = get_type_hints(Settings, include_extras=True)
-Settings.__init__.__annotations__ = get_type_hints(Settings) | {"return": None}  # the signature shows plain types
-SETTINGS: dict[str, Setting] = {name: HINTS[name].__metadata__[0] for name in Settings.__dataclass_fields__}
+
+HINTS, SETTINGS = get_type_hints(Settings, include_extras=True), declared(Settings)
 
 # %% ../../nbs/app/04_settings.ipynb #31ac25b6
+def check_ranges(settings: object, known: Mapping[str, Setting]) -> None:
+    """Raises ValueError naming the first of the known settings that is out of its range."""
+    for name, setting in known.items():
+        value, fine, words = getattr(settings, name), *setting.range
+        if not fine(value):
+            raise ValueError(f"{name}={value!r}: expected {words}")
+
+
 def check_settings(settings: Settings) -> None:
     """Raises ValueError naming the first setting that is out of its range, or a device that is not there."""
     s = settings
     if s.task in RANKING:
         raise ValueError(f"task={s.task!r}: a label of each row is predicted here. To rank all items for each user, "
-                         "train two towers and give their scores to recommend(), as guide_retrieval shows")
-    for name, setting in SETTINGS.items():
-        value, fine, words = getattr(s, name), *setting.range
-        if not fine(value) or name == "test" and s.validation + s.test >= 1:
-            raise ValueError(f"{name}={value!r}: expected {words}")
+                         "take autodim.AutoDimRanker in Python, as guide_retrieval shows")
+    check_ranges(s, SETTINGS)
+    if s.validation + s.test >= 1:
+        raise ValueError(f"test={s.test!r}: expected {PART.words}")
     if s.max_space is not None and s.max_bytes is not None:
         raise ValueError(f"max_space={s.max_space} and max_bytes={s.max_bytes}: give one of the two budgets")
     if s.packed and s.max_loss is not None and (s.max_space, s.max_bytes) != (None, None):
@@ -344,7 +359,7 @@ def check_settings(settings: Settings) -> None:
 def settings_to_dict(settings: Settings) -> dict[str, object]:
     """All settings as JSON can hold them: paths as text, tuples and sets as lists, NumPy's numbers as Python's."""
     record = {}
-    for name in SETTINGS:
+    for name in settings.__dataclass_fields__:
         value = getattr(settings, name)
         value = str(value) if isinstance(value, Path) else value.tolist() if hasattr(value, "tolist") else value
         value = sorted(value, key=str) if isinstance(value, Set) else value
@@ -448,7 +463,7 @@ def shell_words(message: str) -> str:
 # %% ../../nbs/app/04_settings.ipynb #e573d5c3
 def documented(cls: type) -> type:
     """Put what each setting does into a class's docstring, in the place of `{settings}`."""
-    entries = (f"{name}: {setting.help}. Expected: {setting.range.words}." for name, setting in SETTINGS.items())
+    entries = (f"{name}: {setting.help}. Expected: {setting.range.words}." for name, setting in declared(cls).items())
     lines = [textwrap.fill(entry, 110, subsequent_indent=" " * 12, break_on_hyphens=False) for entry in entries]
     cls.__doc__ = cls.__doc__.replace("{settings}", "\n        ".join(lines))
     return cls

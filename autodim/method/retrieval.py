@@ -99,13 +99,16 @@ def interactions(
         times: of the rows, numbers [n].
 
     Raises:
-        ValueError: a column is missing, a user or item is; times are not one a row, or no user has three interactions.
+        ValueError: a column is missing, a user or item is; there are no rows, times are not one a row, or no user has
+            three interactions.
     """
     names = [*user_fields, *item_fields]
     if missing := [one for one in names if one not in frame]:
         raise ValueError(f"column {missing[0]!r} is missing; the table has {', '.join(map(str, frame.columns))}")
     if not user_fields or not item_fields or frame[[user_fields[0], item_fields[0]]].isna().any(axis=None):
         raise ValueError("the first field of users and of items says which it is: expected one of each, without gaps")
+    if not len(frame):
+        raise ValueError("the table has no rows: expected one for each item that a user took")
     if len(times) != len(frame) or not np.isfinite(times).all():
         raise ValueError(f"{len(times)} times for {len(frame)} rows: expected a number for each")
     order = np.argsort(times, kind="stable")

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TowerConfig', 'Tower', 'TwoTowers', 'table_bytes', 'log_shares', 'in_batch_loss', 'tower_scores', 'pair_batches',
-           'TowersFit', 'fit_towers', 'TowersSearch', 'endless', 'search_towers', 'sampled_batches', 'sampled_losses']
+           'TowersFit', 'train_towers', 'fit_towers', 'TowersSearch', 'TowersSearcher', 'search_towers',
+           'sampled_batches', 'sampled_losses']
 
 # %% ../../nbs/method/17_two_towers.ipynb #5a170003
 from collections.abc import Callable, Iterator, Sequence
@@ -15,13 +16,16 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from tqdm import tqdm
 
+from ..data.batches import Part
 from .lookup import Candidates, uniform_candidates
 from .models import VARIANTS
 from .retrieval import Interactions, ndcg_at, ranks
-from .search import SearchConfig
+from .search import SearchConfig, ValidationStream
 from .selection import Selection, derive_dims, temperature
 from .transform import make_mixture
+from ..training.checkpoint import load_random_state, random_state
 from ..training.layers import frozen_statistics
 from ..training.optimizer import Adam
 from ..training.runtime import Runtime
@@ -134,29 +138,44 @@ class TowersFit:
     best_epoch: int
     history: list[float]  # NDCG@10 of validation items after each epoch
 
+# %% ../../nbs/method/17_two_towers.ipynb #5a17003e
+def train_towers(model: TwoTowers, data: Interactions, optimizer: Adam, batches: Iterator[torch.Tensor]) -> None:
+    """Steps on batches of pairs [B, 2], a step each."""
+    users, items, log_q = torch.from_numpy(data.users), torch.from_numpy(data.items), log_shares(data)
+    for batch in batches:
+        user, item = batch.T
+        loss = in_batch_loss(model(users[user], items[item]), item, log_q)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
 
 def fit_towers(
-    data: Interactions, dims: Sequence[int], config: TowerConfig = TowerConfig(), seed: int = 0
+    data: Interactions, dims: Sequence[int], config: TowerConfig = TowerConfig(), runtime: Runtime = Runtime()
 ) -> TowersFit:
-    """Train fresh towers with these dimensions [M] until validation NDCG@10 stops rising; on the CPU."""
-    users, items, pairs = map(torch.from_numpy, (data.users, data.items, data.train))
-    log_q, history, best = log_shares(data), [], {}
-    with Runtime(seed=seed).seeded() as generator:
+    """Train fresh towers with these dimensions [M] until validation NDCG@10 stops rising; on the CPU.
+
+    Interrupted, it goes on after the last whole epoch, if the runtime has a checkpoint.
+    """
+    pairs, history, best = torch.from_numpy(data.train), [], {}
+    with runtime.seeded() as generator:
         model = TwoTowers(data, dims, config)
         optimizer = Adam(model, model.parameters(), config.lr, weight_decay=config.weight_decay)
-        for _ in range(config.epochs):
-            for batch in pair_batches(pairs, config.batch_size, generator):
-                user, item = batch.T
-                loss = in_batch_loss(model(users[user], items[item]), item, log_q)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+        if state := runtime.load():
+            history, best = state["history"], state["best"]
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            load_random_state(generator, state["random"])
+        for _ in tqdm(range(len(history), config.epochs), "train towers", disable=runtime.quiet, leave=False):
+            if history and len(history) - history.index(max(history)) > config.patience:
+                break
+            train_towers(model, data, optimizer, pair_batches(pairs, config.batch_size, generator))
             value = float(ndcg_at(ranks(tower_scores(model, data), data)[1], 10).mean())
             if value > max(history, default=-1):
                 best = deepcopy(model.state_dict())
             history.append(value)
-            if len(history) - history.index(max(history)) > config.patience:
-                break
+            runtime.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history,
+                          "best": best, "random": random_state(generator)})
     model.load_state_dict(best)
     return TowersFit(model.eval(), history.index(max(history)) + 1, history)
 
@@ -186,48 +205,71 @@ class TowersSearch(nn.Module):
         return [q for name, q in self.named_parameters() if not name.startswith("selection.")]
 
 # %% ../../nbs/method/17_two_towers.ipynb #5a170022
-def endless(pairs: torch.Tensor, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
-    """Shuffled full batches of pairs, epoch after epoch, without end."""
-    while True:
-        yield from pair_batches(pairs, size, generator)
+class TowersSearcher:
+    """The state of a search and its two steps: towers over mixtures, optimisers, temperature."""
 
+    def __init__(self, model: TowersSearch, data: Interactions, search: SearchConfig) -> None:
+        self.model, self.search, self.step, self.log_q = model, search, 0, log_shares(data)
+        self.users, self.items = torch.from_numpy(data.users), torch.from_numpy(data.items)
+        self.w_optimizer = Adam(model, model.weights(), search.lr, weight_decay=search.weight_decay)
+        self.alpha_optimizer = torch.optim.Adam([model.selection.logits], lr=search.alpha_lr)
+        self.parts = {"model": model, "w": self.w_optimizer, "alpha": self.alpha_optimizer}  # of the state
 
+    def tau(self) -> float:
+        """Temperature at the current step."""
+        s = self.search
+        return temperature(self.step, s.tau_start, s.tau_decay, s.tau_floor)
+
+    def loss(self, pairs: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+        """In-batch loss of pairs [B, 2] under p [M, N]."""
+        user, item = pairs.T
+        return in_batch_loss(self.model(self.users[user], self.items[item], p), item, self.log_q)
+
+    def alpha_step(self, pairs: torch.Tensor) -> None:
+        """Lines 2-3 of Algorithm 1, first order: move α by a batch of validation pairs; weights stay."""
+        alpha = self.model.selection.logits
+        with frozen_statistics(self.model):
+            loss = self.loss(pairs, self.model.selection(self.tau(), self.search.hard))
+            (alpha.grad,) = torch.autograd.grad(loss, [alpha])
+        self.alpha_optimizer.step()
+
+    def weight_step(self, pairs: torch.Tensor) -> None:
+        """Lines 4-6: move the weights by a batch of training pairs; α stays."""
+        loss = self.loss(pairs, self.model.selection(self.tau(), self.search.hard).detach())
+        self.w_optimizer.zero_grad()
+        loss.backward()
+        self.w_optimizer.step()
+        self.step += 1
+
+# %% ../../nbs/method/17_two_towers.ipynb #5a170032
 def search_towers(
-    data: Interactions, search: SearchConfig, config: TowerConfig = TowerConfig(), seed: int = 0
+    data: Interactions, search: SearchConfig, config: TowerConfig = TowerConfig(), runtime: Runtime = Runtime()
 ) -> tuple[dict[str, int], torch.Tensor]:  # fmt: skip
     """Algorithm 1 for two towers, first order: the dimension of each field, and α [M, N]; test items are not read.
 
     Of `search` count dims, variant, f, epochs, the rates and the temperature of p; the rest is `config`'s.
+    Interrupted, it goes on after the last whole epoch, if the runtime has a checkpoint. It is on the CPU.
     """
-    fields = data.user_fields + data.item_fields
-    candidates = uniform_candidates(len(fields), search.dims)
-    users, items, pairs = map(torch.from_numpy, (data.users, data.items, data.train))
-    val = torch.from_numpy(np.stack([np.arange(len(data.users)), data.val], 1)[data.val >= 0])
-    log_q, step = log_shares(data), 0
-    with Runtime(seed=seed).seeded() as generator:
-        model = TowersSearch(data, candidates, search.variant, config)
-        w_optimizer = Adam(model, model.weights(), search.lr, weight_decay=search.weight_decay)
-        alpha, held = model.selection.logits, endless(val, config.batch_size, generator)
-        alpha_optimizer = torch.optim.Adam([alpha], lr=search.alpha_lr)
-
-        def loss_of_pairs(batch: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-            user, item = batch.T
-            return in_batch_loss(model(users[user], items[item], p), item, log_q)
-
-        for _ in range(search.epochs):
+    fields, done = data.user_fields + data.item_fields, 0
+    candidates, pairs = uniform_candidates(len(fields), search.dims), torch.from_numpy(data.train)
+    known = np.flatnonzero(data.val >= 0)
+    val = Part(torch.from_numpy(np.stack([known, data.val[known]], 1)), torch.zeros(len(known)))
+    with runtime.seeded() as generator:
+        searcher = TowersSearcher(TowersSearch(data, candidates, search.variant, config), data, search)
+        held = ValidationStream(val, config.batch_size, generator)
+        if state := runtime.load():
+            done, searcher.step = state["epochs"], state["step"]
+            for name, part in (searcher.parts | {"held": held}).items():
+                part.load_state_dict(state[name])
+            load_random_state(generator, state["random"])
+        for epoch in tqdm(range(done, search.epochs), "search towers", disable=runtime.quiet, leave=False):
             for batch in pair_batches(pairs, config.batch_size, generator):
-                heat = temperature(step, search.tau_start, search.tau_decay, search.tau_floor)
-                if step % search.f == 0:  # lines 2-3 of Algorithm 1
-                    with frozen_statistics(model):
-                        loss = loss_of_pairs(next(held), model.selection(heat, search.hard))
-                        (alpha.grad,) = torch.autograd.grad(loss, [alpha])
-                    alpha_optimizer.step()
-                loss = loss_of_pairs(batch, model.selection(heat, search.hard).detach())  # lines 4-6
-                w_optimizer.zero_grad()
-                loss.backward()
-                w_optimizer.step()
-                step += 1
-    found = model.selection.alpha().detach()
+                if searcher.step % search.f == 0:
+                    searcher.alpha_step(next(held).ids)
+                searcher.weight_step(batch)
+            parts = {name: part.state_dict() for name, part in (searcher.parts | {"held": held}).items()}
+            runtime.save(parts | {"epochs": epoch + 1, "step": searcher.step, "random": random_state(generator)})
+    found = searcher.model.selection.alpha().detach()
     return derive_dims(found, candidates, fields), found
 
 # %% ../../nbs/method/17_two_towers.ipynb #5a170014
