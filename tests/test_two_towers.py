@@ -9,7 +9,7 @@ from autodim.memory.modules import Adapter, ModuleCompressor
 from autodim.method.retrieval import ndcg_at, planted_interactions, ranks
 from autodim.method.search import SearchConfig
 from autodim.method.two_towers import (
-    TowerConfig, TowersSearch, TwoTowers, fit_towers, in_batch_loss, log_shares, sampled_batches, sampled_losses,
+    SampledBatches, TowerConfig, TowersSearch, TwoTowers, fit_towers, in_batch_loss, log_shares, sampled_losses,
     search_towers, table_bytes, tower_scores)
 from autodim.method.lookup import uniform_candidates
 
@@ -68,7 +68,7 @@ def test_weights_of_the_search_are_all_but_alpha(data):
 
 def test_packed_towers_fit_their_bytes_and_rank_nearly_as_before(data):
     fitted = fit_towers(data, [8] * 4, FAST)
-    c = ModuleCompressor(fitted.model, sampled_batches(data, size=64), Adapter(sampled_losses, "loss", sample=500))
+    c = ModuleCompressor(fitted.model, SampledBatches(data, size=64), Adapter(sampled_losses, "loss", sample=500))
     assert c.full_bytes == table_bytes(fitted.model)
     own = np.arange(100)
     before = tower_scores(fitted.model, data)(own)
@@ -84,3 +84,13 @@ def test_packed_towers_fit_their_bytes_and_rank_nearly_as_before(data):
 def test_settings_out_of_range_are_refused(bad):
     with pytest.raises(ValueError, match="expected positive"):
         TowerConfig(**bad)
+
+
+def test_sampled_batches_hold_every_pair_once_and_are_the_same_each_time(data):
+    batches = SampledBatches(data, negatives=4, size=64)
+    one, two = list(batches), list(batches)
+    assert all(torch.equal(a, b) for x, y in zip(one, two, strict=True) for a, b in zip(x, y))
+    fields = np.concatenate([torch.cat([users, items[:, 0]], 1).numpy() for users, items, _ in one])
+    want = np.concatenate([data.users[data.train[:, 0]], data.items[data.train[:, 1]]], 1)
+    assert sorted(map(tuple, fields)) == sorted(map(tuple, want))  # none is left out, though 64 do not divide them
+    assert len(data.train) % 64 and all(items.shape[1] == 5 for _, items, _ in one)

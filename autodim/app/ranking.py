@@ -38,7 +38,7 @@ from ..method.retrieval_baselines import tuned
 from ..method.search import SearchConfig
 from ..method.selection import entropy
 from autodim.method.two_towers import (
-    TowerConfig, TowersFit, TwoTowers, fit_towers, sampled_batches, sampled_losses, search_towers, table_bytes,
+    SampledBatches, TowerConfig, TowersFit, TwoTowers, fit_towers, sampled_losses, search_towers, table_bytes,
     tower_scores)
 from ..study.inference import half_width
 from ..study.runs import environment
@@ -205,7 +205,7 @@ def packed_towers(data: Interactions, model: TwoTowers, s: RankerSettings, wides
 
     ValueError: see `ModuleCompressor` and `fewest`.
     """
-    batches = sampled_batches(data, seed=s.random_state)
+    batches = SampledBatches(data, seed=s.random_state)
     compressor = ModuleCompressor(model, batches, Adapter(sampled_losses, "loss"))
     one, before = ndcg_of(tower_scores(model, data), data, "val")
 

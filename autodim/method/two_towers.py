@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TowerConfig', 'Tower', 'TwoTowers', 'table_bytes', 'log_shares', 'in_batch_loss', 'tower_scores', 'pair_batches',
            'TowersFit', 'train_towers', 'fit_towers', 'TowersSearch', 'TowersSearcher', 'search_towers',
-           'sampled_batches', 'sampled_losses']
+           'SampledBatches', 'sampled_losses']
 
 # %% ../../nbs/method/17_two_towers.ipynb #5a170003
 from collections.abc import Callable, Iterator, Sequence
@@ -273,25 +273,31 @@ def search_towers(
     return derive_dims(found, candidates, fields), found
 
 # %% ../../nbs/method/17_two_towers.ipynb #5a170014
-def sampled_batches(
-    data: Interactions, negatives: int = 10, size: int = 512, seed: int = 0
-) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:  # fmt: skip
+@dataclass(frozen=True, eq=False)
+class SampledBatches:
     """All training pairs in batches: users' fields [B, m], items' [B, 1 + negatives, M - m], log q of these.
 
-    The pair's own item comes first; negatives are drawn by q, and may be the item itself or others of its user.
+    The pair's own item comes first; negatives are drawn by q, and may be the item itself or others of its user. They
+    are made as they are gone through, each time the same.
     """
-    generator, log_q = torch.Generator().manual_seed(seed), log_shares(data)
-    users, items, pairs = map(torch.from_numpy, (data.users, data.items, data.train))
-    made = []
-    for batch in pair_batches(pairs, size, generator):
-        drawn = torch.multinomial(log_q.exp(), len(batch) * negatives, replacement=True, generator=generator)
-        item = torch.cat([batch[:, 1:], drawn.view(len(batch), negatives)], 1)
-        made.append((users[batch[:, 0]], items[item], log_q[item]))
-    return made
+
+    data: Interactions
+    negatives: int = 10
+    size: int = 512  # pairs of a batch; the last may have fewer, so that no user is left out
+    seed: int = 0
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        generator, log_q = torch.Generator().manual_seed(self.seed), log_shares(self.data)
+        users, items, pairs = map(torch.from_numpy, (self.data.users, self.data.items, self.data.train))
+        for rows in torch.randperm(len(pairs), generator=generator).split(self.size):
+            batch = pairs[rows]
+            drawn = torch.multinomial(log_q.exp(), len(batch) * self.negatives, replacement=True, generator=generator)
+            item = torch.cat([batch[:, 1:], drawn.view(len(batch), self.negatives)], 1)
+            yield users[batch[:, 0]], items[item], log_q[item]
 
 
 def sampled_losses(model: TwoTowers, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Softmax loss of each pair of `sampled_batches` against its own negatives [B]: an `Adapter`'s `forward`."""
+    """Softmax loss of each pair of `SampledBatches` against its own negatives [B]: an `Adapter`'s `forward`."""
     user, item, log_q = batch
     vectors = model.items(item.flatten(0, 1)).unflatten(0, item.shape[:2])  # [B, 1 + negatives, width]
     logits = (model.users(user).unsqueeze(1) * vectors).sum(2) / model.tau - log_q
