@@ -126,6 +126,8 @@ BAD = [
     ({}, lambda t: t.iloc[:0], "the table has no rows"),
     ({}, lambda t: t.assign(shelf=t.index), "'shelf' has two values for item"),
     ({}, lambda t: t.assign(club=[*range(1, len(t)), "x"]), "'club' has values of several kinds"),
+    ({}, lambda t: t[t.user == "u3"], "one 'user' alone has three 'item's or more"),
+    ({}, lambda t: t.assign(item=pd.Timestamp("2020-01-01") + pd.to_timedelta(t.item, unit="D")), "'item' holds dates"),
     ({}, lambda t: t.to_numpy(), "expected a path or a frame"),
     ({"users": []}, None, r"users=\[\]: expected a list of different columns"),
     ({"users": "user"}, None, "users='user': expected a list"),

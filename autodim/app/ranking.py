@@ -117,12 +117,16 @@ def read_interactions(table: Table, s: RankerSettings) -> Interactions:
         raise DataError(f"a table of the type {type(table).__name__}: expected a path or a frame, whose columns have "
                         "names")
     frame = read_table(table, wanted, by_value=[s.time]) if path else frame_of(table)
+    frame = frame.set_axis(frame.columns.map(str), axis="columns")  # a number as a column's name becomes text
     if missing := [name for name in wanted if name not in frame.columns]:
         raise DataError(f"column {missing[0]!r} is not in the table, which has {', '.join(map(str, frame.columns))}")
     for name, what in ((s.users[0], "user"), (s.items[0], "item")):
         if (gaps := np.flatnonzero(frame[name].isna())).size:
             raise DataError(f"row {gaps[0]}: {name!r} is missing (in {len(gaps):,} of {len(frame):,} rows), so the "
                             f"{what} is unknown; leave these rows out")
+        if kind_of(frame[name]) in ("date", "time"):
+            raise DataError(f"column {name!r} holds dates or times, by which no {what} can be called: make them text, "
+                            "as with .astype(str)")
     times = np.arange(len(frame))
     if s.time is not None:
         times = time_ranks(frame[s.time], kind_of(frame[s.time]))
@@ -130,9 +134,12 @@ def read_interactions(table: Table, s: RankerSettings) -> Interactions:
             raise no_time(f"row {gaps[0]}", s.time, len(gaps), len(frame))
     fields = frame[columns].apply(lambda column: plain(str(column.name), column)).reset_index(drop=True)
     try:
-        return interactions(fields, s.users, s.items, times, Path(table).name if path else "table")
+        data = interactions(fields, s.users, s.items, times, Path(table).name if path else "table")
     except ValueError as error:
         raise DataError(str(error)) from None
+    if (data.val >= 0).sum() < 2:
+        raise DataError(f"one {s.users[0]!r} alone has three {s.items[0]!r}s or more, and a search takes two at least")
+    return data
 
 # %% ../../nbs/app/11_ranking.ipynb #5b11000b
 def tower_config(s: RankerSettings) -> TowerConfig:

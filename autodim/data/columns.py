@@ -627,5 +627,5 @@ def time_ranks(values: pd.Series, kind: str) -> np.ndarray:
         raise DataError(f"time {name!r} row 0: {values.astype(object).iloc[0]!r}, expected dates or numbers; convert "
                         "the column, as with pandas.to_datetime")
     if known.nunique() == 1:
-        raise DataError(f"time {name!r}: {known.iloc[0]!r} in every row, which orders nothing; split at random")
+        raise DataError(f"time {name!r}: {known.iloc[0]} in every row, which orders nothing; give no `time`")
     return factorize(values)[0]
