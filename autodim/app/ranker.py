@@ -28,7 +28,8 @@ from .page import (
 from .ranking import (
     RankerSettings, Towers, check_ranker, pack_ranked, ranked_towers, read_interactions, tower_config)
 from .settings import documented
-from .storage import RANKER_FORMAT, read_description, read_with_care, replace_model
+from .storage import (
+    RANKER_FORMAT, as_saved, read_description, read_weights, read_with_care, replace_model)
 from .workflow import undecided_words
 from ..data.files import DataError, folder_lock, json_value
 from ..memory.modules import with_packed
@@ -265,18 +266,9 @@ def ranker_settings(record: Mapping[str, object]) -> RankerSettings:
 def load_towers(folder: str | Path) -> Towers:
     """Read what `save_towers` wrote; DataError: a file is missing, cut short, or another one's."""
     path = Path(folder) / "model.json"
-    d = read_description(path)
-    file = path.parent / d["weights"]
-    try:
-        weights = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror}); save the model again") from None
-    if hashlib.sha256(weights).hexdigest() != d["sha256"]:
-        raise DataError(f"{file} is not what was saved: cut short or changed; save the model again")
-    try:
+    d, weights = read_weights(path)
+    with as_saved(path):
         return towers_from(d, weights)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{path} is not what was saved ({type(error).__name__}: {error}); save it again") from None
 
 # %% ../../nbs/app/12_ranker.ipynb #5b12000d
 @documented

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'PACKED_FORMAT', 'TASK_FORMAT', 'RANKER_FORMAT', 'READABLE', 'Trained', 'replace_model', 'save_trained',
-           'read_description', 'trained_from', 'load_trained', 'read_with_care']
+           'read_description', 'trained_from', 'read_weights', 'as_saved', 'load_trained', 'read_with_care']
 
 # %% ../../nbs/app/01_storage.ipynb #bd0d652a
 import hashlib
@@ -121,7 +121,7 @@ def read_description(path: Path) -> dict[str, object]:
         raise DataError(f"{path} is damaged: it does not say which file has the weights; save the model again")
     return description
 
-
+# %% ../../nbs/app/01_storage.ipynb #026ea32f
 def trained_from(d: Mapping[str, object], weights: bytes) -> Trained:
     """A trained model from the content of its two files."""
     vocabularies = tuple(vocabulary_from_dict(record) for record in d["vocabularies"])
@@ -143,13 +143,9 @@ def trained_from(d: Mapping[str, object], weights: bytes) -> Trained:
                    task=task)
 
 
-def load_trained(folder: str | Path) -> Trained:
-    """Read what `save_trained` wrote, but for `judged`; DataError: a file is missing, cut short, or another one's."""
-    path = Path(folder) / "model.json"
+def read_weights(path: Path) -> tuple[Mapping[str, object], bytes]:
+    """A model.json, and the content of the file of weights that it names; DataError: one is missing, or not whole."""
     d = read_description(path)
-    if d["format"] == RANKER_FORMAT:
-        raise DataError(f"{path} is of towers that rank items, which have no label: read it with autodim.load, in "
-                        "Python")
     if not (path.parent / d["weights"]).exists():
         d = read_description(path)  # another model may have been written in between
     file = path.parent / d["weights"]
@@ -159,10 +155,27 @@ def load_trained(folder: str | Path) -> Trained:
         raise DataError(f"{file} cannot be read ({error.strerror}); save the model again") from None
     if hashlib.sha256(weights).hexdigest() != d["sha256"]:
         raise DataError(f"{file} is not what was saved: cut short or changed; save the model again")
+    return d, weights
+
+
+@contextmanager
+def as_saved(path: Path) -> Iterator[None]:
+    """Say in one sentence, as a DataError, that the two files of a model.json do not make a model."""
     try:
-        return trained_from(d, weights)
+        yield
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{path} is not what was saved ({type(error).__name__}: {error}); save it again") from None
+
+
+def load_trained(folder: str | Path) -> Trained:
+    """Read what `save_trained` wrote, but for `judged`; DataError: a file is missing, cut short, or another one's."""
+    path = Path(folder) / "model.json"
+    d, weights = read_weights(path)
+    if d["format"] == RANKER_FORMAT:
+        raise DataError(f"{path} is of towers that rank items, which have no label: read it with autodim.load, in "
+                        "Python")
+    with as_saved(path):
+        return trained_from(d, weights)
 
 # %% ../../nbs/app/01_storage.ipynb #a387867b
 @contextmanager
