@@ -1091,6 +1091,7 @@ def test_a_number_without_a_second_value_is_left_out_with_a_note(value, tmp_path
     pd.read_csv(clicks).assign(price=value).to_csv(clicks, index=False)
     code, out, err = call("prepare", clicks, "--label", "click", "--run", run, "--numerical", "price:auto", "--json")
     assert code == 0 and "left out: 'price' (" in err and json.loads(out)["numerical"] == []
+    assert "Name a column in --categorical, and not in --numerical, to keep it" in err
     assert call("search", run, *SEARCH)[0] == 0 and call("train", run, *TRAIN, "--no-rivals")[0] == 0
     assert load(run / "model").numbers_ == {}
 

@@ -432,7 +432,8 @@ def recognise(
     if not rules:
         raise DataError(f"no column is left to learn from: left out {words or 'all'}; needs 1 at least")
     if words:
-        warnings.warn(f"left out: {words}. Name a column in `categorical` to keep it", stacklevel=2)
+        instead = ", and not in `numerical`," * (not numerical.keys().isdisjoint(reasons))
+        warnings.warn(f"left out: {words}. Name a column in `categorical`{instead} to keep it", stacklevel=2)
     for name in (name for name in rules if name not in (*numerical, *options.categorical)):
         if note := found[name].note or found[name].code and (
                 f"no number is printed as {found[name].code!r}, so its values are codes, taken as text as they are "
