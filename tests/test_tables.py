@@ -901,7 +901,7 @@ def test_an_id_with_holes_is_an_id_and_a_single_known_value_is_not():
 
 def test_a_time_that_is_the_same_throughout_orders_nothing():
     labels = np.arange(40) % 2
-    with pytest.raises(DataError, match="'hour': .*14102100.* in every row.*split at random"):
+    with pytest.raises(DataError, match="'hour': .*14102100.* in every row.*orders nothing; give no .time."):
         split_table(labels, pd.Series([14102100] * 40, name="hour"))
     assert len(split_table(labels, pd.Series([14102100] * 20 + [14102101] * 20, name="hour")).test) == 4
 
