@@ -21,6 +21,8 @@ from autodim.data.vocabulary import Vocabulary
 from autodim.method.backbones import BACKBONES, MLP, Backbone, Network
 from autodim.method.lookup import uniform_candidates
 from autodim.method.models import DLRS, SearchModel
+from autodim.method.number_choice import NumberSearchModel, Options
+from autodim.method.numbers import KINDS, Encoding, number_model
 from autodim.method.retrain import TrainConfig, fit, retrain
 from autodim.method.search import SearchConfig, Searcher, run_epochs, search
 from autodim.training.checkpoint import FileCheckpoint
@@ -77,6 +79,26 @@ def fitted(config: TrainConfig, processes: Processes, checkpoint=None) -> dict:
     result = fit(model, data, config, Runtime(1, "cpu", False, checkpoint, processes))
     rows = torch.tensor([list(row.values()) for row in result.history], dtype=torch.float64)
     return {**result.model.state_dict(), "history": rows, "best": torch.tensor(result.best_epoch)}
+
+
+def numbers(processes: Processes) -> dict:
+    """A search of kinds and a training of numbers, in float64 without dropout: both models' states, α and the losses."""
+    data = table()
+    bins = {m: Vocabulary(f"field {m}", np.arange(size - 1), 0, "quantiles", tuple(np.arange(size - 2) + 0.5))
+            for m, size in ((1, 9), (3, 30))}
+    data = replace(data, vocabularies=tuple(bins.get(m, v) for m, v in enumerate(data.vocabularies)))
+    dims, fields = dict(zip(data.fields, (2, 4, 2, 3))), tuple(v.name for v in bins.values())
+    torch.manual_seed(1)
+    options = Options(fields, tuple(Encoding(kind, 3 * (kind != "out")) for kind in KINDS))
+    choice = NumberSearchModel(data, dims, options, PLAIN).double()
+    searcher = Searcher(choice, SEARCHES["AutoDim-1"], processes)
+    runtime = Runtime(progress=False, processes=processes)
+    history = run_epochs(searcher, data, torch.Generator().manual_seed(1), runtime)
+    model = number_model(data, dims, dict(zip(fields, (Encoding("periodic", 2), Encoding("tree", 5)))), PLAIN).double()
+    result = fit(model, data, FITS["dense"], replace(runtime, seed=1))
+    rows = torch.tensor([list(row.values()) for row in result.history], dtype=torch.float64)
+    return {**{f"choice {name}": t for name, t in choice.state_dict().items()}, "history": rows,
+            **{f"path {name}": t for name, t in history.items()}, **result.model.state_dict()}
 
 
 def noisy_search(epochs: int, processes: Processes, checkpoint=None, progress: bool = False):
@@ -153,6 +175,7 @@ def everything(folder: Path, processes: Processes) -> dict:
            "branches": {name: searched(SEARCHES[name], processes, True) for name in BRANCHES},
            "fit": {name: fitted(c, processes) for name, c in FITS.items()},
            "norm": {(size, m): normalised(processes, size, m) for size in ((12, 3), (6, 4, 5)) for m in (0.1, None)}}
+    out["numbers"] = numbers(processes)
     whole, trained = noisy_search(3, processes), noisy_training(3, processes)
     out["noisy search"] = {**whole.model.state_dict(), **whole.history, "alpha": whole.alpha}
     out["noisy training"], out["history"] = trained.model.state_dict(), trained.history

@@ -102,6 +102,14 @@ def test_a_training_is_that_of_one_process(name, both):
         assert len(one["history"]) < 30
 
 
+def test_numbers_and_the_search_of_their_kinds_are_those_of_one_process(both):
+    found, other = (b["numbers"] for b in both)
+    assert same(found, other)
+    one = job.numbers(ALONE)
+    close(found, one, 1e-6)
+    assert (one["path alpha"][-1] - one["path alpha"][0]).abs().max() > 1e-2
+
+
 def test_batchnorm_is_that_of_all_rows(both):
     """Outputs, gradients and running statistics; [B, C] and [B, C, L]; a fixed momentum and the mean of all batches."""
     for (size, momentum), found in both[0]["norm"].items():
