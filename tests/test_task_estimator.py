@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score, log_loss, r2_score, root_mean_square
 from autodim import AutoDim, load
 from autodim.app.estimator import Report
 from autodim.app.export import write_exports, write_onnx
-from autodim.app.page import advice, cautions, page
+from autodim.app.page import advice, cautions, facts, page
 from autodim.app.workflow import loss_differences
 from autodim.data.batches import Task
 from autodim.data.columns import label_task
@@ -104,6 +104,28 @@ def test_differences_to_rivals_are_those_of_their_measures(fitted):
         expected = (100 * (rival["test_rmse"] / own["test_rmse"] - 1) if task == "regression" else
                     100 * (rival["test_logloss"] - own["test_logloss"]))
         assert d["mean"] == pytest.approx(expected) and d["low"] <= d["mean"] <= d["high"]
+
+
+def test_models_without_embeddings_stand_beside_it(fitted):
+    """In the record, the summary, the page and what a program asks; and what to do where one of them is better."""
+    model, task = fitted
+    key, name = ("rmse", "ridge regression") if task == "regression" else ("logloss", "logistic regression")
+    found, record = model.record_["rivals"], copy.deepcopy(model.record_)
+    ours, first, trees = found["models"]
+    assert [ours["name"], first["name"], trees["name"]] == ["AutoDim", name, "boosted trees"]
+    assert ours[key] == record["outcomes"][0][f"test_{key}"] and found["best"] == min(found["models"], key=lambda m: m[key])["name"]
+    expected = 100 * (first[key] / ours[key] - 1) if task == "regression" else 100 * (first[key] - ours[key])
+    assert first["difference"]["mean"] == pytest.approx(expected) and found["rows"] == record["data"]["rows"]["train"]
+    assert facts(record)["rivals"] == found and facts(record)["advice"] == advice(record)
+    for said in (str(model.report()), model.report()._repr_html_()):
+        assert f"without embeddings is {name} " in said
+        assert ("By accuracy" in said) <= (task == "classes") and "DeLong" not in said
+    html = page(record)
+    assert f"ours: {name} on" in html and f"HistGradientBoosting{'Regressor' if task == 'regression' else 'Classifier'}" in html
+    assert "it minus ours, 95 %" in html
+    record["rivals"] |= {"best": "boosted trees", "decided": True}
+    assert advice(record).startswith("take boosted trees: on this table") and "Another kind of model is better" in str(Report(record))
+    assert "Models without embeddings" not in page(record | {"rivals": None})
 
 
 def test_packed_saved_and_loaded(fitted, tmp_path):
@@ -282,7 +304,7 @@ def test_worse_than_no_model_comes_first(fitted):
     (["better", "better"], "better than uniform ones"), (["these test rows cannot tell"] * 2, "do not tell the two apart")])
 def test_what_to_do_follows_the_differences(words, said, fitted):
     record = copy.deepcopy(fitted[0].record_)
-    record["search"]["decided"] = True
+    record["search"]["decided"], record["rivals"] = True, None
     record["differences"] = [{"rival": rival, "mean": 1.0, "low": 0.5, "high": 2.0, "words": word}
                              for rival, word in zip(("uniform 2", "widest"), words)]
     assert said in advice(record) and "AUC" not in advice(record)

@@ -29,7 +29,6 @@ from autodim.method.models import DLRS, SearchModel, loss_of, with_outputs
 from autodim.method.retrain import TrainConfig, fit, retrain
 from autodim.method.search import SearchConfig, alpha_gradient, search, supernet_auc, supernet_outputs
 from autodim.method.lookup import uniform_candidates
-from autodim.study.alternatives import alternatives
 from autodim.study.frontier import score
 from autodim.study.grid import Execution
 from autodim.study.kept import checked, train_state
@@ -267,8 +266,7 @@ def test_a_search_model_has_outputs_of_its_task_and_an_auc_of_none_but_0_and_1()
 @pytest.mark.parametrize("task", ["regression", "classes"])
 def test_what_knows_0_and_1_alone_says_so(task, tmp_path):
     data, run = table(task, 300), Run("planted", "Uniform", 0, dim=2)
-    for use, words in ((lambda: alternatives(data), "fitted to labels 0 and 1 alone; fit scikit-learn's own"),
-                       (lambda: score(None, data), "AUC, which labels 0 and 1 alone have; evaluate the candidate"),
+    for use, words in ((lambda: score(None, data), "AUC, which labels 0 and 1 alone have; evaluate the candidate"),
                        (lambda: train_state(run, data, tmp_path / "a", Execution()), "kept of labels 0 and 1 alone"),
                        (lambda: checked(run, data, {}, tmp_path / "a"), "kept of labels 0 and 1 alone; train and save")):
         with pytest.raises(ValueError, match=f"task '{task}': .*{words}"):

@@ -287,8 +287,8 @@ class Settings(MethodSettings):
     test: Annotated[float, Setting("share of the rows for the report; 0 holds none, as within a cross-validation", PART,
                                    "prepare")] = 0.1
     min_count: Annotated[int, Setting("values seen less often share one embedding", COUNT, "prepare")] = 2
-    rivals: Annotated[bool, Setting("train the uniform dimension at equal Space, the widest embedding, logistic "
-                                    "regression and boosted trees too, for the report", TRUTH, "train")] = True
+    rivals: Annotated[bool, Setting("train the uniform dimension at equal Space, the widest embedding, a linear "
+                                    "model and boosted trees too, for the report", TRUTH, "train")] = True
     repeats: Annotated[int | None, Setting(
         "seeds with which the choice and its rivals are trained, for the report's intervals; without, 3 where there "
         "are rivals and training rows times epochs are at most 1,500,000, else 1", COUNT_OR_NONE, "train")] = None

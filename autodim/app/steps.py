@@ -226,16 +226,19 @@ def beside(settings: Settings, data: Data, own: Choice, record: Mapping[str, obj
     """The trained choice beside models without embeddings, see `compared`; None where those cannot be trained.
 
     Args:
-        record: of the choice, with what calibration did.
+        record: of the choice, of two classes with what calibration did.
     """
-    from autodim.study.alternatives import ROWS, Alternative, alternatives, compared
+    from autodim.study.alternatives import Alternative, alternatives, compared, most_rows
 
     others = alternatives(data, settings.random_state, progress=settings.progress)
     if not others:
         return None
-    ours = Alternative("AutoDim", "", own.test.auc, record["calibration"]["after"]["logloss"], own.scores, own.seconds,
-                       record["model_bytes"]["total"])
-    return compared(ours, others, data.test.labels.cpu().numpy()) | {"rows": min(ROWS, len(data.train.labels))}
+    measured = own.test
+    if data.task == Task():
+        measured = measured._replace(logloss=record["calibration"]["after"]["logloss"])
+    ours = Alternative("AutoDim", "", measured, own.scores, own.seconds, record["model_bytes"]["total"])
+    rows = min(most_rows(data.task), len(data.train.labels))
+    return compared(ours, others, data.test.labels.cpu().numpy(), data.task) | {"rows": rows}
 
 # %% ../../nbs/app/05_steps.ipynb #7a5c0602
 OF_CLASSES = ("MLP", "IPNN", "OPNN", "AutoInt", "DCN", "DCNv2")  # networks that can have an output for each class
@@ -324,7 +327,7 @@ def train_step(
     record["from_table"] = {name: getattr(s, name) for name in FROM_TABLE if getattr(settings, name) is None}
     if two:
         record["calibration"] = calibration_record(own.scores, data.test.labels.cpu().numpy(), calibration)
-    if s.rivals and two and processes.rank == 0:
+    if s.rivals and processes.rank == 0:
         record["rivals"] = beside(s, data, own, record)
     for counts in () if held else ("rows", "positives") if two else ("rows",):
         record["data"][counts]["test"] = 0

@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['RATING_FIELDS', 'movielens_ratings', 'planted_ratings', 'rating_data', 'Factors', 'by_row', 'half_step', 'factorised',
-           'rmse', 'tuned_factors', 'softmax_regression', 'star_chances']
+           'rmse', 'tuned_factors', 'star_chances']
 
 # %% ../../nbs/study/13_ratings.ipynb #5b130003
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,14 +14,12 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.sparse import csr_array
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from ..data.batches import Data, Part
 from ..data.datasets import GENRES, find_movielens, movielens_1m, read_dat
 from ..data.encode import encode_table
 from ..data.split import random_split
-from .alternatives import one_hot
 
 # %% ../../nbs/study/13_ratings.ipynb #5b130006
 RATING_FIELDS = ("userId", "movieId", "age", "gender", "occupation", "zip", "year", "genres")
@@ -129,23 +126,6 @@ def tuned_factors(data: Data, settings: Sequence[Mapping[str, float]]) -> tuple[
     return best, errors
 
 # %% ../../nbs/study/13_ratings.ipynb #5b13000f
-def softmax_regression(
-    data: Data, strengths: Sequence[float], max_iter: int = 100
-) -> tuple[LogisticRegression, list[float]]:
-    """scikit-learn's multinomial logistic regression at the best C of `strengths`; the validation Logloss of each."""
-    x, x_val = (one_hot(part.ids.numpy(), data.cardinalities) for part in (data.train, data.val))
-    rows, of_val = np.arange(x_val.shape[0]), data.val.labels.long().numpy()
-    model, losses, best = LogisticRegression(max_iter=max_iter, warm_start=True), [], None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        for strength in strengths:
-            model.set_params(C=strength).fit(x, data.train.labels.numpy())
-            losses.append(-float(model.predict_log_proba(x_val)[rows, of_val].mean()))
-            best = (model.coef_.copy(), model.intercept_.copy()) if losses[-1] == min(losses) else best
-    model.coef_, model.intercept_ = best
-    return model, losses
-
-
 def star_chances(stars: np.ndarray, labels: torch.Tensor, new: np.ndarray) -> np.ndarray:
     """Probabilities of classes [n, K] for predicted stars `new` [n], learnt from others and their classes."""
     def powers(values: np.ndarray) -> np.ndarray:
