@@ -403,6 +403,28 @@ def test_an_interrupted_fit_goes_on_to_the_same_result(stop, fitted, tmp_path, m
     assert torch.equal(model.search_history_["alpha"], fitted.search_history_["alpha"])
 
 
+def test_an_interrupted_refit_goes_on_and_does_not_train_on_the_split_again(tmp_path, monkeypatch):
+    settings, saves, save = SMALL | {"rivals": False, "refit": True}, [], FileCheckpoint.save
+    whole = AutoDim(**settings).fit(TABLE, label="click")
+
+    def interrupted(self, state):
+        save(self, state)
+        saves.append(self.path.name)
+        if "refit" in self.path.name:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileCheckpoint, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            AutoDim(**settings, folder=tmp_path).fit(TABLE, label="click")
+    before = list(saves)
+    monkeypatch.setattr(FileCheckpoint, "save", lambda self, state: (save(self, state), saves.append(self.path.name)))
+    again = AutoDim(**settings, folder=tmp_path).fit(TABLE, label="click")
+    assert sum("refit" in name for name in before) == 1 and all("refit" in name for name in saves[len(before):])
+    assert sum("refit" in name for name in saves) == whole.record_["refit"]["epochs"]
+    np.testing.assert_array_equal(again.predict_proba(X), whole.predict_proba(X))
+
+
 def test_repeats_are_trainings_of_the_next_seeds_and_the_first_is_kept(fitted, tmp_path, monkeypatch):
     several = AutoDim(**SMALL | {"repeats": 2}, folder=tmp_path).fit(TABLE, label="click")
     assert np.array_equal(several.predict_proba(X), fitted.predict_proba(X))

@@ -315,9 +315,8 @@ def train_step(
     check_task(s, data.task)
     chosen, two = dict(dims or choose_dims(s, prepared, found.alpha)), data.task == Task()
     kinds = kinds_of(s, prepared, chosen, runtime)
-    train, kept = (encoded_training(kinds, folder) if kinds else partial(train_dims, folder=folder)
-                   for folder in (None, s.folder))
-    choices, *others = trained_choices(s, prepared, chosen, config, runtime, kept)
+    train = encoded_training(kinds, s.folder) if kinds else partial(train_dims, folder=s.folder)
+    choices, *others = trained_choices(s, prepared, chosen, config, runtime, train)
     curve, own = curve_of(s, prepared, found), choices["AutoDim"]
     calibration = calibrated(own, data) if s.calibrate and two else (1.0, 0.0)
     record = (make_record if two else task_record)(prepared, found, curve, [choices, *others], settings_to_dict(s),

@@ -111,14 +111,16 @@ def train_checkpoint(
 ) -> FileCheckpoint | None:  # fmt: skip
     """Where the state of a training is kept, a file for each choice and seed; None without a folder.
 
+    A training whose `last` weights are kept, on all rows, has a file of its own beside that on the training rows.
+
     Args:
         kinds: of the fields that are embedded as numbers, which the key has then, and the numbers.
     """
     data, widths = prepared.data, [dims[field] for field in prepared.data.fields]
     of_numbers = [dict(kinds), numbers_key(data, kinds)] if kinds else []
     named = [*(widths if len(set(widths)) > 1 else widths[:1]), *(kinds or {}).values()]
-    file = "train-" + "-".join(map(str, named))
-    file = (file if len(file) < 60 else "train-" + key_of(widths, *of_numbers[:1])) + f".seed{seed}"
+    start, file = "train-" + "refit-" * config.last, "-".join(map(str, named))
+    file = start + (file if len(file) < 54 else key_of(widths, *of_numbers[:1])) + f".seed{seed}"
     of = (data.fingerprint, *task_key(data), asdict(config), asdict(network), widths, seed, *of_numbers)
     return file_checkpoint(folder, file, *of)
 
