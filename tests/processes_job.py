@@ -16,11 +16,11 @@ import torch
 import torch.distributed
 import torch.nn as nn
 
-from autodim.data.batches import Data, Part
+from autodim.data.batches import Data, Part, Task
 from autodim.data.vocabulary import Vocabulary
 from autodim.method.backbones import BACKBONES, MLP, Backbone, Network
 from autodim.method.lookup import uniform_candidates
-from autodim.method.models import DLRS, SearchModel
+from autodim.method.models import DLRS, SearchModel, with_outputs
 from autodim.method.number_choice import NumberSearchModel, Options
 from autodim.method.numbers import KINDS, Encoding, number_model
 from autodim.method.retrain import TrainConfig, fit, retrain
@@ -71,11 +71,23 @@ def searched(config: SearchConfig, processes: Processes, branches: bool = False,
     return {**model.state_dict(), **{f"history {name}": t for name, t in history.items()}}
 
 
-def fitted(config: TrainConfig, processes: Processes, checkpoint=None) -> dict:
-    """A training in float64 without dropout: the best weights and the history."""
+TASKS = {"regression": Task("regression", mean=0.5, scale=0.5), "classes": Task("classes", 3)}
+
+
+def of_task(task: Task) -> Data:
+    """The same table with labels of the task: 0, 1 or 2, what is left over of the sum of the ids."""
     data = table()
+    if task == Task():
+        return data
+    parts = [part._replace(labels=(part.ids.double().sum(1) % 3)) for part in (data.train, data.val, data.test)]
+    return replace(data, train=parts[0], val=parts[1], test=parts[2], task=task)
+
+
+def fitted(config: TrainConfig, processes: Processes, checkpoint=None, task: Task = Task()) -> dict:
+    """A training in float64 without dropout: the best weights and the history."""
+    data = of_task(task)
     torch.manual_seed(1)
-    model = DLRS(data.cardinalities, [2, 4, 2, 8], PLAIN).double()
+    model = with_outputs(DLRS(data.cardinalities, [2, 4, 2, 8], PLAIN), task).double()
     result = fit(model, data, config, Runtime(1, "cpu", False, checkpoint, processes))
     rows = torch.tensor([list(row.values()) for row in result.history], dtype=torch.float64)
     return {**result.model.state_dict(), "history": rows, "best": torch.tensor(result.best_epoch)}
@@ -176,6 +188,7 @@ def everything(folder: Path, processes: Processes) -> dict:
            "fit": {name: fitted(c, processes) for name, c in FITS.items()},
            "norm": {(size, m): normalised(processes, size, m) for size in ((12, 3), (6, 4, 5)) for m in (0.1, None)}}
     out["numbers"] = numbers(processes)
+    out["tasks"] = {name: fitted(FITS["dense"], processes, task=task) for name, task in TASKS.items()}
     whole, trained = noisy_search(3, processes), noisy_training(3, processes)
     out["noisy search"] = {**whole.model.state_dict(), **whole.history, "alpha": whole.alpha}
     out["noisy training"], out["history"] = trained.model.state_dict(), trained.history

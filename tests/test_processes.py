@@ -102,6 +102,14 @@ def test_a_training_is_that_of_one_process(name, both):
         assert len(one["history"]) < 30
 
 
+@pytest.mark.parametrize("name", job.TASKS)
+def test_a_training_of_other_tasks_is_that_of_one_process(name, both):
+    """Of classes each row has several outputs, which the processes gather."""
+    found, other = (b["tasks"][name] for b in both)
+    assert same(found, other)
+    close(found, job.fitted(job.FITS["dense"], ALONE, task=job.TASKS[name]), 1e-6)
+
+
 def test_numbers_and_the_search_of_their_kinds_are_those_of_one_process(both):
     found, other = (b["numbers"] for b in both)
     assert same(found, other)

@@ -66,10 +66,10 @@ class Processes:
         return x if self.size == 1 else ProcessMean.apply(x)
 
     def gather(self, own: torch.Tensor, n: int) -> torch.Tensor:
-        """The numbers [n] of all rows, in each process, from the `rows(n)` that it has."""
+        """The numbers [n], or [n, K], of all rows, in each process, from those of the `rows(n)` that it has."""
         if self.size == 1:
             return own
-        whole = own.new_zeros(n)
+        whole = own.new_zeros(n, *own.shape[1:])
         whole[self.rows(n)] = own
         torch.distributed.all_reduce(whole)
         return whole
