@@ -684,7 +684,7 @@ def test_public_names_are_there_when_they_are_used_and_not_before():
             "assert set(autodim.__all__) <= set(dir(autodim)); assert AutoDim.__module__ == 'autodim.app.estimator'\n"
             "try: autodim.serach\nexcept AttributeError as error: print(error)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stderr == "" and "no attribute 'serach'; public are AutoDim, load" in done.stdout
+    assert done.stderr == "" and "no attribute 'serach'; public are AutoDim, AutoDimRanker, load" in done.stdout
 
 
 # ---------------------------------------------------------------- what a user gets wrong
