@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 import torch
 from scipy import stats
@@ -43,11 +44,9 @@ def last_items(log):
     return ordered.groupby("user").item.agg(lambda items: items.iloc[-1]), ordered
 
 
-def test_ndcg_and_recall_are_those_of_a_loop_over_users(ranker, log):
-    last, ordered = last_items(log)
-    data, own = ranker.towers_.data, ranker.record_["outcomes"][0]
-    scores = tower_scores(ranker.towers_.model, data)(np.arange(len(data.users)))
-    gains, hits = [], []
+def gains_of(scores, data, log):
+    """NDCG@10 of each user's last item, and whether it is among the ten, by loops over users and items."""
+    (last, ordered), gains, hits = last_items(log), [], []
     for row, user in enumerate(data.user_names):
         had = set(ordered[ordered.user == user].item) - {last[user]}
         wanted = scores[row][list(data.item_names).index(last[user])]
@@ -55,6 +54,12 @@ def test_ndcg_and_recall_are_those_of_a_loop_over_users(ranker, log):
                         if item not in had and item != last[user])
         gains.append(1 / np.log2(1 + place) if place <= 10 else 0)
         hits.append(place <= 10)
+    return gains, hits
+
+
+def test_ndcg_and_recall_are_those_of_a_loop_over_users(ranker, log):
+    data, own = ranker.towers_.data, ranker.record_["outcomes"][0]
+    gains, hits = gains_of(tower_scores(ranker.towers_.model, data)(np.arange(len(data.users))), data, log)
     assert own["ndcg"] == pytest.approx(np.mean(gains)) and own["recall"] == pytest.approx(np.mean(hits))
     assert own["ndcg_half"] == pytest.approx(stats.sem(gains) * stats.t.ppf(0.975, len(gains) - 1))
 
@@ -67,8 +72,33 @@ def test_differences_are_paired_over_users_and_words_follow_their_interval(ranke
         assert d["of"] == ("AutoDim" if name.startswith("uniform") else "AutoDim, packed")
         assert d["mean"] == pytest.approx(own[d["of"]]["ndcg"] - own[name]["ndcg"])
         assert d["words"] == ("better" if d["low"] > 0 else "worse" if d["high"] < 0 else "not told apart")
-        unpaired = np.hypot(own["AutoDim, packed"]["ndcg_half"], own[name]["ndcg_half"])
-        assert d["high"] - d["low"] < 3 * unpaired
+
+
+def test_the_interval_of_a_difference_is_scipys_of_pairs(ranker, log):
+    data = ranker.towers_.data
+    places, ordered = {item: k for k, item in enumerate(data.item_names)}, log.sort_values("day")
+    back = ordered.groupby("user").cumcount(ascending=False)  # popularity counts all but the last two of each user
+    counts = np.bincount(ordered.item[back > 1].map(places), minlength=60)
+    ours = gains_of(tower_scores(ranker.towers_.model, data)(np.arange(120)), data, log)[0]
+    want = stats.ttest_rel(ours, gains_of(np.tile(counts, (120, 1)), data, log)[0]).confidence_interval()
+    d = next(d for d in ranker.record_["differences"] if d["rival"] == "popularity")
+    assert (d["low"], d["high"]) == pytest.approx((want.low, want.high))
+
+
+def test_a_table_of_many_fields_has_states_with_names_that_a_disk_takes(log, tmp_path):
+    wide = pd.concat([log, *(log.club.rename(f"f{k}") for k in range(120))], axis=1)
+    own = clone(SMALL).set_params(users=["user", *(f"f{k}" for k in range(120))], folder=tmp_path, rivals=False,
+                                  max_space=None, epochs=1, search_epochs=1).fit(wide)
+    assert "and 115 smaller ones." in str(own.report())
+    assert len(own.dims_) == 123 and len(list(tmp_path.glob("ranker-*.state"))) == 2
+
+
+def test_rivals_that_would_need_a_matrix_of_all_items_are_left_out_and_named(log, monkeypatch):
+    monkeypatch.setattr("autodim.app.ranking.MOST_ITEMS", 59)
+    own = clone(SMALL).set_params(epochs=1, search_epochs=1, max_space=None).fit(log)
+    names = {d["rival"] for d in own.record_["differences"]}
+    assert "popularity" in names and not names & {"EASE", "item-kNN"}
+    assert "Neighbours and EASE were left out, as there are more than 59 items" in str(own.report())
 
 
 def test_packed_tables_keep_to_the_budget_and_are_what_the_folder_has(ranker, tmp_path):
@@ -101,7 +131,7 @@ def test_a_file_or_another_frame_is_read_as_the_frame_is(log, tmp_path, kind):
     elif kind == "parquet":
         log.to_parquet(table := tmp_path / "log.parquet")
     else:
-        table = pytest.importorskip("polars").from_pandas(log)
+        table = pl.from_pandas(log)
     found = read_interactions(table, names)
     assert found.fingerprint == want.fingerprint
     assert list(found.user_names) == list(want.user_names) and list(found.item_names) == list(want.item_names)

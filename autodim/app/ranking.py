@@ -42,6 +42,7 @@ from autodim.method.two_towers import (
     tower_scores)
 from ..study.inference import half_width
 from ..study.runs import environment
+from ..training.checkpoint import key_of
 from ..training.runtime import Runtime
 
 # %% ../../nbs/app/11_ranking.ipynb #5b110006
@@ -181,9 +182,9 @@ def searched_dims(data: Interactions, s: RankerSettings) -> tuple[dict[str, int]
 
 def trained_towers(data: Interactions, dims: Sequence[int], s: RankerSettings) -> TowersFit:
     """Towers of these dimensions [M], trained afresh."""
-    config = tower_config(s)
-    name = "ranker-train-" + "-".join(map(str, dims))
-    return fit_towers(data, dims, config, resumed(data, s, name, asdict(config)))
+    config, name = tower_config(s), "-".join(map(str, dims))
+    name = "ranker-train-" + (name if len(name) < 54 else key_of(name))  # of many fields it would be too long
+    return fit_towers(data, dims, config, resumed(data, s, name, list(dims), asdict(config)))
 
 # %% ../../nbs/app/11_ranking.ipynb #5b11000d
 K = 10  # items of a list: of NDCG and Recall
@@ -238,7 +239,7 @@ class Ranked:
     """A method, judged: NDCG@10 of the test item of each user [U'], and what the report says of it."""
 
     ndcg: np.ndarray
-    record: dict[str, object]  # name, what, bytes, space, best_epoch, val_ndcg, ndcg and recall with half intervals
+    record: dict[str, object]  # name, what, bytes, best_epoch, val_ndcg, ndcg and recall with half intervals
 
 
 def finite(value: float) -> float | None:
