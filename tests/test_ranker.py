@@ -193,6 +193,17 @@ def test_a_tolerance_is_kept_on_validation_items(log):
     assert found.loss == pytest.approx(100 * (found.before.ndcg - found.after.ndcg))
 
 
+def test_few_users_give_no_interval_no_verdict_and_no_promise(log):
+    few = log[log.user.isin([f"u{k}" for k in range(49)])]
+    own = clone(SMALL).set_params(epochs=1, search_epochs=1).fit(few)
+    assert {d["words"] for d in own.record_["differences"]} == {"not told apart"}
+    assert {d["low"] for d in own.record_["differences"]} == {o["ndcg_half"] for o in own.record_["outcomes"]} == {None}
+    assert str(own.report()).startswith("Nothing here is sure: 49 users") and "unknown" not in own.report().html()
+    with pytest.raises(ValueError, match="the validation rows are too few"):
+        clone(own).set_params(max_space=None, max_loss=50.0, rivals=False).fit(few)
+    clone(own).set_params(max_space=None, max_loss=50.0, sure=False, rivals=False).fit(few)
+
+
 def test_uniform_rivals_take_no_more_bytes_than_the_choice():
     data = planted_interactions(n_users=50, n_items=30, each=6)
     s, rows = RankerSettings(dims=(2, 16)), sum(data.cardinalities)

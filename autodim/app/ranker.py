@@ -34,6 +34,7 @@ from .workflow import undecided_words
 from ..data.files import DataError, folder_lock, json_value
 from ..memory.modules import with_packed
 from ..memory.packing import about_packed, packed_from
+from ..method.metrics import FEW
 from ..method.retrieval import Interactions, recommend
 from ..method.two_towers import TwoTowers, tower_scores
 from ..study.figures import set_style
@@ -57,7 +58,10 @@ def against(record: Mapping[str, object], d: Mapping[str, object]) -> str:
 
 def ranking_cautions(record: Mapping[str, object]) -> list[str]:
     """What a reader must know before all else, in sentences."""
-    said, search = [], record["search"]
+    said, search, n = [], record["search"], record["ranking"]["judged"]
+    if n < FEW:
+        return [f"Nothing here is sure: {n} users with an item held out are too few for an interval, which takes {FEW}; "
+                "gather more."]
     sizes = {o["name"]: o["bytes"] for o in record["outcomes"]}
     plain = [d for d in record["differences"] if d["rival"] in ("popularity", "item-kNN", "EASE")]
     listed = next((d for d in plain if d["rival"] == "popularity"), None)
@@ -83,6 +87,8 @@ def ranking_advice(record: Mapping[str, object]) -> str:
     words = {d["rival"]: d["words"] for d in record["differences"] if d["rival"] != "AutoDim"}
     means, strong = {d["rival"]: d["mean"] for d in record["differences"]}, ("EASE", "item-kNN")
     uniform = {rival: int(rival.split()[-1]) for rival in words if rival.startswith("uniform")}
+    if record["ranking"]["judged"] < FEW:
+        return "gather more users: so few tell nothing of any of these methods."
     if not words:
         return "fit with rivals, to know whether towers are worth it."
     if words["popularity"] != "better":

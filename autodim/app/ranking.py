@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RANKER_SETTINGS', 'K', 'MOST_ITEMS', 'RIVALS', 'RankerSettings', 'check_ranker', 'plain', 'read_interactions',
            'tower_config', 'ranker_search', 'resumed', 'searched_dims', 'trained_towers', 'RankMetrics', 'ndcg_of',
-           'packed_towers', 'Ranked', 'finite', 'judge', 'uniform_rivals', 'rivals_of', 'Towers', 'differences_of',
-           'ranking_record', 'ranked_towers', 'pack_ranked']
+           'packed_towers', 'Ranked', 'finite', 'half_of_users', 'judge', 'uniform_rivals', 'rivals_of', 'Towers',
+           'differences_of', 'ranking_record', 'ranked_towers', 'pack_ranked']
 
 # %% ../../nbs/app/11_ranking.ipynb #5b110003
 import math
@@ -33,6 +33,7 @@ from ..memory.compress import fewest
 from ..memory.modules import Adapter, ModuleCompressor, PackedModel
 from ..memory.packing import PackedTables
 from ..method.choice import file_checkpoint
+from ..method.metrics import FEW, mean_error
 from ..method.retrieval import Interactions, Scores, interactions, ndcg_at, ranks, recall_at
 from ..method.retrieval_baselines import tuned
 from ..method.search import SearchConfig
@@ -220,7 +221,7 @@ def packed_towers(data: Interactions, model: TwoTowers, s: RankerSettings, wides
     def at(budget: float) -> PackedModel:
         found = compressor.within(budget)
         two, after = ndcg_of(tower_scores(found.model, data), data, "val")
-        return replace(found, before=before, after=after, error=float(np.std(two - one, ddof=1) / len(one) ** 0.5))
+        return replace(found, before=before, after=after, error=mean_error(torch.from_numpy(two - one)))
 
     if s.max_loss is None:
         return at(s.max_bytes or s.max_space * widest)
@@ -247,6 +248,11 @@ def finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def half_of_users(values: np.ndarray) -> float:
+    """Half of the 95 % t interval of a mean over users [U']; NaN with fewer than `FEW`, as of other measures."""
+    return half_width(values) if len(values) >= FEW else math.nan
+
+
 def judge(name: str, score: Scores, data: Interactions, size: int, what: str, best_epoch: int = 0) -> Ranked:
     """Read the test items once; `size` is in bytes, `what` says what it is."""
     rank = ranks(score, data, "test")[1]
@@ -254,7 +260,7 @@ def judge(name: str, score: Scores, data: Interactions, size: int, what: str, be
     record = {"name": name, "what": what, "bytes": int(size), "best_epoch": best_epoch,
               "val_ndcg": ndcg_of(score, data, "val")[1].ndcg}
     for measure, values in found.items():
-        record |= {measure: float(values.mean()), f"{measure}_half": finite(half_width(values))}
+        record |= {measure: float(values.mean()), f"{measure}_half": finite(half_of_users(values))}
     return Ranked(found["ndcg"], record)
 
 
@@ -295,7 +301,7 @@ class Towers:
 
 
 def differences_of(judged: Sequence[Ranked], packed: bool = False) -> list[dict[str, object]]:
-    """The first minus each of the others in NDCG@10 of the test items: mean, 95 % t interval over users, None of one.
+    """The first minus each of the others in NDCG@10 of the test items: mean, 95 % t interval over users, None of few.
 
     If it is `packed`, the second is itself before, and stands in for it against uniform dimensions, float32 as well.
     """
@@ -303,7 +309,7 @@ def differences_of(judged: Sequence[Ranked], packed: bool = False) -> list[dict[
     for rival in judged[1:]:
         own = judged[packed and rival.record["name"].startswith("uniform")]
         d = own.ndcg - rival.ndcg
-        mean, half = float(d.mean()), half_width(d)
+        mean, half = float(d.mean()), half_of_users(d)
         words = ("not told apart" if not math.isfinite(half) or abs(mean) <= half else
                  "better" if mean > 0 else "worse")
         made.append({"of": own.record["name"], "rival": rival.record["name"], "mean": mean, "low": finite(mean - half),
