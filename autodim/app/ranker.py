@@ -60,8 +60,8 @@ def ranking_cautions(record: Mapping[str, object]) -> list[str]:
     """What a reader must know before all else, in sentences."""
     said, search, n = [], record["search"], record["ranking"]["judged"]
     if n < FEW:
-        return [f"Nothing here is sure: {n} users with an item held out are too few for an interval, which takes {FEW}; "
-                "gather more."]
+        return [f"Nothing here is sure: {n} users with an item held out are too few for an interval, which takes "
+                f"{FEW}: gather more."]
     sizes = {o["name"]: o["bytes"] for o in record["outcomes"]}
     plain = [d for d in record["differences"] if d["rival"] in ("popularity", "item-kNN", "EASE")]
     listed = next((d for d in plain if d["rival"] == "popularity"), None)
